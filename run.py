@@ -1,0 +1,146 @@
+"""python run.py --algo=npg: trains a policy, shows it, and leaves it where anything can load it.  python run.py --help lists the flags."""
+
+import dataclasses
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NoReturn
+
+from absl import flags
+
+from tfpg import workdir
+from tfpg.config import Config, check, closest
+from tfpg.errors import EnvironmentFault, RunFault, UsageError
+
+HELP = ("-h", "-help", "--help", "-helpfull", "--helpfull", "-helpshort", "--helpshort")
+
+
+def define() -> flags.FlagValues:
+    """One absl flag for each field of Config."""
+    values = flags.FlagValues()
+    makers = {bool: flags.DEFINE_bool, int: flags.DEFINE_integer, float: flags.DEFINE_float, str: flags.DEFINE_string}
+    for field in dataclasses.fields(Config):
+        makers[type(field.default)](field.name, field.default, field.metadata["help"], flag_values=values)
+    return values
+
+
+def parse(arguments: list[str]) -> tuple[Config, dict[str, Any]]:
+    """The configuration that a command line (or a flagfile) asks for, and the part of it that was said. Raises: UsageError."""
+    values = define()
+    try:
+        rest = values(["run.py", *arguments])[1:]
+    except flags.UnrecognizedFlagError as error:
+        raise UsageError(f"--{error.flagname} is not a flag.{closest(error.flagname, values)} --help lists them.") from None
+    except (flags.Error, OSError, UnicodeDecodeError) as error:
+        raise UsageError(_plain(error)) from None
+    if rest:
+        raise UsageError(f"'{rest[0]}' is not a flag: flags look like --algo=npg; --help lists them.")
+    names = [field.name for field in dataclasses.fields(Config)]
+    config = Config(**{name: values[name].value for name in names})
+    return config, {name: values[name].value for name in names if values[name].present}
+
+
+def _plain(error: Exception) -> str:
+    """A flag parser's message as one sentence."""
+    text = " ".join(str(error).split())
+    return text.replace("flag --", "--").rstrip(".") + "."
+
+
+def configure(arguments: list[str]) -> Config:
+    """The checked configuration of this call; a run that exists brings its own flags. Raises: UsageError."""
+    config, given = parse(arguments)
+    check(config)
+    if config.mode == "train" and not config.resume:
+        return config
+    saved, _ = parse([f"--flagfile={workdir.existing(config.workdir)}"])
+    return check(workdir.merge(saved, given))
+
+
+def usage() -> str:
+    """The flags, grouped, one line each."""
+    lines = ["python run.py [--flag=value ...]   trains a policy; --flagfile=FILE reads flags from a file.", ""]
+    groups: dict[str, list[dataclasses.Field]] = {}
+    for field in dataclasses.fields(Config):
+        groups.setdefault(field.metadata["group"], []).append(field)
+    for group, fields in groups.items():
+        lines.append(f"{group}:")
+        for field in fields:
+            choices = f" [{', '.join(field.metadata['choices'])}]" if field.metadata["choices"] else ""
+            shown = f"--{field.name}={workdir.flag_text(field.default)}"
+            lines.append(f"  {shown:<32} {field.metadata['help']}{choices}")
+        lines.append("")
+    return "\n".join(lines)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keeps what C++ libraries print at start-up off the screen; shows it after all if the start fails."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    sys.stderr.flush()
+    screen = os.dup(2)
+    with tempfile.TemporaryFile() as sink:
+        os.dup2(sink.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            sink.seek(0)
+            os.write(screen, sink.read())
+            raise
+        finally:
+            os.dup2(screen, 2)
+            os.close(screen)
+
+
+def place(device: str) -> str:
+    """The TensorFlow device of --device. Raises: UsageError if this machine has none of its kind."""
+    import tensorflow as tf
+
+    found = {kind.lower(): tf.config.list_physical_devices(kind) for kind in ("CPU", "GPU", "TPU")}
+    if device == "auto":
+        device = next(kind for kind in ("tpu", "gpu", "cpu") if found[kind])
+    if not found[device]:
+        have = ", ".join(kind for kind, devices in found.items() if devices)
+        raise UsageError(f"--device={device}: TensorFlow sees none on this machine; {have} and auto are allowed.")
+    if device == "tpu":
+        resolver = tf.distribute.cluster_resolver.TPUClusterResolver(tpu="local")
+        tf.tpu.experimental.initialize_tpu_system(resolver)
+    return f"/{device.upper()}:0"
+
+
+def execute(arguments: list[str]) -> int:
+    """Does what the command line asks for. Returns the exit code."""
+    config = configure(arguments)
+    with quiet():
+        import tensorflow as tf
+
+        from tfpg import build, train
+
+        tf.get_logger().setLevel("ERROR")
+        where = place(config.device)
+        tf.zeros([])
+    with tf.device(where):
+        parts = build.setup(config)
+        new = config.mode == "train" and not config.resume
+        directory = workdir.create(config) if new else Path(config.workdir)
+        return train.MODES[config.mode](config, directory, parts)
+
+
+def main() -> NoReturn:
+    if any(argument in HELP for argument in sys.argv[1:]):
+        print(usage())
+        sys.exit(0)
+    try:
+        sys.exit(execute(sys.argv[1:]))
+    except UsageError as error:
+        print(f"run.py: {error}", file=sys.stderr)
+        sys.exit(2)
+    except (EnvironmentFault, RunFault) as error:
+        print(f"run.py: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

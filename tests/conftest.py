@@ -1,0 +1,29 @@
+"""What every test may ask for."""
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+
+@pytest.fixture(params=["python", "graph", "xla"])
+def mode(request):
+    """Runs a function as plain Python, as a graph, or compiled by XLA: `mode(f)(*args)`. Components are entered below their decorator."""
+
+    def wrap(function):
+        inner = getattr(function, "python_function", function)
+        if request.param == "python":
+            return inner
+        return tf.function(inner, autograph=False, jit_compile=request.param == "xla")
+
+    wrap.name = request.param
+    return wrap
+
+
+@pytest.fixture
+def rng():
+    """Random numbers, the same ones in every run."""
+    return np.random.default_rng(7)

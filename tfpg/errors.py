@@ -1,0 +1,13 @@
+"""The exceptions that a user is meant to see: one sentence each, without a traceback."""
+
+
+class UsageError(ValueError):
+    """A mistake in what the user asked for, as one sentence that names the flag, its value and what is allowed."""
+
+
+class EnvironmentFault(RuntimeError):
+    """An environment gave what no environment may give: which one, at which step, which field, which value."""
+
+
+class RunFault(RuntimeError):
+    """A run directory cannot be read or written: which file, and why."""

@@ -1,0 +1,70 @@
+"""Evaluation: the greedy policy, over whole episodes, each counted once."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tfpg.envs.gym import VectorEnvironment
+from tfpg.rollout import where_rows
+from tfpg.types import Environment, TrainState
+from tfpg.update import Learner, perceive
+
+
+def greedy(learner: Learner, state: TrainState, observation: tf.Tensor) -> tf.Tensor:
+    """The policy's mode in the environment's own units, for raw observations [M, *shape]."""
+    p = learner.policy.parameters(state.policy, perceive(learner, state, observation))
+    return learner.policy.to_env(learner.policy.mode(p))
+
+
+def in_graph(environment: Environment, learner: Learner, episodes: int) -> Callable[[TrainState, tf.Tensor], tf.Tensor]:
+    """evaluate(state, seed [2]) -> undiscounted returns [episodes], all episodes side by side until the last has ended."""
+
+    def evaluate(state: TrainState, seed: tf.Tensor) -> tf.Tensor:
+        start, noise = tf.unstack(tf.random.experimental.stateless_split(seed, 2))
+        first = environment.reset(episodes, start)
+        zeros = tf.zeros([episodes], environment.observe(first).dtype)
+
+        def unfinished(t: tf.Tensor, _e: Any, alive: tf.Tensor, _total: tf.Tensor) -> tf.Tensor:
+            return (t < environment.time_limit) & tf.reduce_any(alive)
+
+        def step(t: tf.Tensor, now: Any, alive: tf.Tensor, total: tf.Tensor) -> tuple[Any, ...]:
+            action = greedy(learner, state, environment.observe(now))
+            after, reward, terminated = environment.step(now, action, tf.random.experimental.stateless_fold_in(noise, t))
+            return t + 1, where_rows(alive, after, now), alive & ~terminated, total + tf.where(alive, reward, 0.0)
+
+        return tf.while_loop(unfinished, step, (tf.constant(0), first, tf.ones([episodes], tf.bool), zeros))[3]
+
+    return evaluate
+
+
+def in_python(environment: VectorEnvironment, learner: Learner, n: int, jit: bool) -> Callable[[TrainState, int], np.ndarray]:
+    """evaluate(state, episodes) -> undiscounted returns [episodes] of n environments.
+
+    Each environment plays the same number of episodes (the first ones one more): taking whichever end first would favour short ones.
+    """
+    act = tf.function(lambda state, observation: greedy(learner, state, observation), jit_compile=jit, autograph=False)
+
+    def evaluate(state: TrainState, episodes: int) -> np.ndarray:
+        left = np.array([episodes // n + (i < episodes % n) for i in range(n)])
+        observation, total, returns = environment.reset(), np.zeros(n), []
+        while left.any():
+            step = environment.step(act(state, observation).numpy())
+            total += step.reward * step.valid
+            ended = (step.terminated | step.truncated) & step.valid
+            returns += [total[i] for i in np.flatnonzero(ended & (left > 0))]
+            left = left - (ended & (left > 0))
+            total[ended] = 0.0
+            observation = step.observation
+        return np.array(returns)
+
+    return evaluate
+
+
+def summary(returns: np.ndarray) -> dict[str, float | int]:
+    """Mean, its standard error, least and greatest of a sample of returns, and how many there are."""
+    error = float(np.std(returns, ddof=1)) / math.sqrt(len(returns)) if len(returns) > 1 else 0.0
+    numbers = {"mean": float(np.mean(returns)), "std_error": error, "min": float(np.min(returns)), "max": float(np.max(returns))}
+    return {**numbers, "episodes": len(returns)}

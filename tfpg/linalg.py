@@ -1,0 +1,48 @@
+"""Linear algebra with matrices that exist only as products: conjugate gradient on nests."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from tfpg import trees
+from tfpg.types import Nest
+
+
+class Solution(NamedTuple):
+    """x with A x = b up to `residual` = ||b - A x|| / ||b||, as the recursion sees it (0 for b = 0), after `iterations` products."""
+
+    x: Nest
+    residual: tf.Tensor
+    iterations: tf.Tensor
+
+
+def conjugate_gradient(matvec: Callable[[Nest], Nest], b: Nest, iterations: int, tolerance: float = 1e-10) -> Solution:
+    """Solves A x = b for symmetric positive semi-definite A, given v -> A v   (PG-109).
+
+    Each step: alpha = r.r / p.Ap;  x += alpha p;  r -= alpha A p;  p = r + (r'.r' / r.r) p. It stops early when ||r|| <= tolerance ||b||,
+    or when p.Ap <= 0 (the direction carries no curvature), so a singular consistent system gives its minimum-norm solution and b = 0
+    gives 0. Nothing raises: the residual is part of the result.
+
+    Args: matvec: nest -> nest like b; b: nest; iterations: at most so many products; tolerance: relative residual to stop at.
+    Reference: Hestenes and Stiefel 1952.
+    """
+    bb = trees.dot(b, b)
+    enough = tf.cast(tolerance, bb.dtype) ** 2 * bb
+
+    def unfinished(k: tf.Tensor, _x: Nest, _r: Nest, _p: Nest, rr: tf.Tensor, curved: tf.Tensor) -> tf.Tensor:
+        return (k < iterations) & (rr > enough) & curved
+
+    def step(k: tf.Tensor, x: Nest, r: Nest, p: Nest, rr: tf.Tensor, _: tf.Tensor) -> tuple[Nest, ...]:
+        ap = matvec(p)
+        pap = trees.dot(p, ap)
+        curved = pap > 0
+        alpha = tf.where(curved, rr / tf.where(curved, pap, tf.ones_like(pap)), tf.zeros_like(pap))
+        r = trees.axpy(-alpha, ap, r)
+        rr_next = trees.dot(r, r)
+        return k + 1, trees.axpy(alpha, p, x), r, trees.axpy(rr_next / rr, p, r), rr_next, curved
+
+    start = (tf.constant(0), trees.zeros_like(b), b, b, bb, tf.constant(True))
+    k, x, _, _, rr, _ = tf.while_loop(unfinished, step, start)
+    safe = tf.where(bb > 0, bb, tf.ones_like(bb))
+    return Solution(x, tf.sqrt(rr / safe), k)

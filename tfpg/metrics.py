@@ -1,0 +1,102 @@
+"""Metrics: one row per iteration, in `metrics.csv` and `metrics.jsonl`, and as TensorBoard events where tensorboard is installed."""
+
+import csv
+import importlib.util
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+COLUMNS = {
+    "iteration": "iterations done, this one included",
+    "steps": "environment steps learned from so far",
+    "episodes": "episodes finished so far",
+    "return_mean": "mean undiscounted return of the episodes that finished in this iteration; empty if none did",
+    "return_min": "least of them",
+    "length_mean": "their mean length, in steps",
+    "eval_return": "mean return of the greedy policy, in iterations that evaluate",
+    "surrogate_gain": "rise of the surrogate objective over this batch",
+    "kl": "mean KL(old||new) of the update over this batch, in nats",
+    "step_size": "alpha along the natural direction; for the reinforce rows the norm of the change",
+    "accepted": "trpo: 1 if some step length was acceptable, 0 if the parameters stayed",
+    "gradient_norm": "norm of the policy gradient",
+    "cg_residual": "relative residual of the conjugate gradient, ||g - (F + eta I) x|| / ||g||",
+    "entropy": "mean entropy of the policy before the update, in nats",
+    "explained_variance": "1 - Var(target - V)/Var(target) of the critic before its fit",
+    "value_rmse": "root mean square error of the critic before its fit, in units of reward",
+    "skipped": "1 if the update would have left a number that is not finite, and was not made",
+    "seconds": "wall time of training so far, earlier sessions of the run included",
+    "steps_per_second": "environment steps per second of this iteration",
+}
+
+Row = dict[str, Any]
+
+
+def clean(value: Any) -> Any:
+    """A number as JSON can hold it: NaN and infinities become None."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+class Log:
+    """Appends rows to the run's metric files; each row is flushed as it is written.
+
+    Opening with `keep` drops rows after that iteration: a resumed run writes them again, so none is there twice.
+    """
+
+    def __init__(self, directory: Path, keep: int = 0, tensorboard: bool = True) -> None:
+        _rewrite(directory, [row for row in read(directory) if row["iteration"] <= keep])
+        self.csv = (directory / "metrics.csv").open("a", newline="")
+        self.jsonl = (directory / "metrics.jsonl").open("a")
+        self.events = _events(directory / "tensorboard") if tensorboard else None
+
+    def write(self, values: Row) -> Row:
+        """Writes one row, COLUMNS that are missing or not finite left empty. Returns it."""
+        row = {name: clean(values.get(name)) for name in COLUMNS}
+        self.jsonl.write(json.dumps(row) + "\n")
+        csv.DictWriter(self.csv, COLUMNS).writerow(row)
+        self.csv.flush()
+        self.jsonl.flush()
+        if self.events:
+            import tensorflow as tf
+
+            with self.events.as_default(step=row["steps"]):
+                for name, value in row.items():
+                    if value is not None:
+                        tf.summary.scalar(name, value)
+        return row
+
+    def close(self) -> None:
+        self.csv.close()
+        self.jsonl.close()
+        if self.events:
+            self.events.close()
+
+
+def _rewrite(directory: Path, rows: list[Row]) -> None:
+    """Replaces both files, each in one piece."""
+    with (directory / "metrics.csv.tmp").open("w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        writer.writerows(rows)
+    (directory / "metrics.jsonl.tmp").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for name in ("metrics.csv", "metrics.jsonl"):
+        (directory / f"{name}.tmp").replace(directory / name)
+
+
+def _events(directory: Path) -> Any:
+    if importlib.util.find_spec("tensorboard") is None:
+        return None
+    import tensorflow as tf
+
+    return tf.summary.create_file_writer(str(directory))
+
+
+def read(directory: Path) -> list[Row]:
+    """The rows of a run so far; a last line that a crash cut short is dropped."""
+    path, rows = directory / "metrics.jsonl", []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows

@@ -1,0 +1,119 @@
+"""What a person sees: progress while it works, the learning curve, and a summary to read aloud."""
+
+import math
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from tfpg.metrics import Row
+
+HEADER = f"{'steps':>10} {'episodes':>9} {'return':>9} {'KL / radius':>15} {'entropy':>8} {'expl.var':>8} {'steps/s':>9} {'left':>8}"
+PLAIN_LINES = 20  # rows of a run whose output is no terminal
+LIVE_ROWS = 10  # rows that stay on the screen of a live run
+
+
+def duration(seconds: float) -> str:
+    """Seconds as m:ss or h:mm:ss."""
+    whole = int(seconds + 0.5)
+    hours, minutes = divmod(whole // 60, 60)
+    return f"{hours}:{minutes:02d}:{whole % 60:02d}" if hours else f"{minutes}:{whole % 60:02d}"
+
+
+def cell(value: Any, width: int, digits: int) -> str:
+    """A number right-aligned in `width`, or a dash."""
+    missing = value is None or not math.isfinite(value)
+    return f"{'-' if missing else f'{value:,.{digits}f}':>{width}}"
+
+
+class Progress:
+    """A table that grows as a run does: live (the last line rewrites itself) on a terminal, plain lines elsewhere, or nothing.
+
+    The return shown is that of the last iteration in which an episode finished.
+    """
+
+    def __init__(self, mode: str, total_steps: int, kl_radius: float | None) -> None:
+        terminal = sys.stdout.isatty()
+        self.mode = ("live" if terminal else "plain") if mode == "auto" else mode
+        self.total, self.radius = total_steps, kl_radius
+        self.returned: float | None = None
+        self.begun, self.first, self.shown, self.drawn = False, 0, 0, 0.0
+
+    def _line(self, row: Row) -> str:
+        elapsed, done = time.monotonic() - self.started, row["steps"] - self.first
+        left = duration(elapsed * (self.total - row["steps"]) / done) if done > 0 else "-"
+        kl = "-" if row["kl"] is None else f"{row['kl']:.4f}" + (f" / {self.radius:g}" if self.radius else "")
+        numbers = f"{row['steps']:>10,} {row['episodes']:>9,} {cell(self.returned, 9, 1)} {kl:>15} {cell(row['entropy'], 8, 3)}"
+        return f"{numbers} {cell(row['explained_variance'], 8, 2)} {cell(row['steps_per_second'], 9, 0)} {left:>8}"
+
+    def update(self, row: Row) -> None:
+        """Shows one row of metrics, when it is time to."""
+        if row["return_mean"] is not None:
+            self.returned = row["return_mean"]
+        if self.mode == "none":
+            return
+        if not self.begun:
+            self.begun, self.first, self.started = True, row["steps"], time.monotonic()
+            print(HEADER, flush=True)
+        stays = LIVE_ROWS if self.mode == "live" else PLAIN_LINES
+        due = row["steps"] * stays // self.total
+        if due > self.shown or row["steps"] >= self.total:
+            self.shown = due
+            print(("\r\033[K" if self.mode == "live" else "") + self._line(row), flush=True)
+        elif self.mode == "live" and time.monotonic() - self.drawn > 0.1:
+            self.drawn = time.monotonic()
+            print("\r\033[K" + self._line(row), end="", flush=True)
+
+    def say(self, sentence: str) -> None:
+        """Prints a sentence on a line of its own."""
+        if self.mode != "none":
+            print(("\r\033[K" if self.mode == "live" else "") + sentence, flush=True)
+
+
+def learning_curve(path: Path, rows: list[Row], title: str) -> None:
+    """Draws training return (and evaluations, where there are some) against environment steps, as a PNG.
+
+    Raises: OSError if it cannot be written.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import EngFormatter
+
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    seen = [row for row in rows if row["return_mean"] is not None]
+    marker = "o" if len(seen) < 3 else None
+    axes.fill_between([r["steps"] for r in seen], [r["return_min"] for r in seen], [r["return_mean"] for r in seen], alpha=0.15, lw=0)
+    axes.plot(
+        [r["steps"] for r in seen],
+        [r["return_mean"] for r in seen],
+        marker=marker,
+        label="training: mean (shade: down to the worst)",
+    )
+    judged = [row for row in rows if row["eval_return"] is not None]
+    if judged:
+        axes.plot([r["steps"] for r in judged], [r["eval_return"] for r in judged], "o-", label="greedy evaluation")
+    axes.set(title=title, xlabel="environment steps", ylabel="return per episode")
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False, loc="best")
+    figure.savefig(path, dpi=120)
+
+
+def judgement(judged: dict[str, Any]) -> str:
+    """An evaluation in one sentence."""
+    return (
+        f"Over {judged['episodes']:,} greedy episodes it returns {judged['mean']:,.1f} on average "
+        f"(standard error {judged['std_error']:.1f}, worst {judged['min']:,.1f}, best {judged['max']:,.1f})."
+    )
+
+
+def read_aloud(summary: dict[str, Any], directory: Path) -> str:
+    """The result of a run in sentences."""
+    return (
+        f"{summary['algo']} learned {summary['env']} from {summary['steps']:,} steps ({summary['episodes']:,} episodes) "
+        f"in {duration(summary['wall_seconds'])}.\n{judgement(summary['evaluation'])}\n"
+        f"The policy is in {directory / summary['policy']}, the learning curve in {directory / 'learning_curve.png'}."
+    )

@@ -1,0 +1,174 @@
+"""Collecting experience: from in-graph environments as one compiled loop, from vector environments step by step.
+
+Both give the same `Trajectory`: T rows of N environments, with the true next observation, and with `terminated` and `truncated` apart.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from tfpg.envs.gym import VectorEnvironment
+from tfpg.errors import EnvironmentFault
+from tfpg.types import Environment, Nest, TrainState, Trajectory
+from tfpg.update import Learner, perceive
+
+Metrics = dict[str, tf.Tensor]
+
+
+class Carry(NamedTuple):
+    """What continues from one chunk to the next: the environments, and of each the running episode's length and return."""
+
+    environment: Nest
+    age: tf.Tensor  # [N] int32
+    running: tf.Tensor  # [N] undiscounted return so far
+
+
+def summarise(trajectory: Trajectory, running_t: tf.Tensor) -> Metrics:
+    """Of the episodes that ended in a trajectory: count, mean and least undiscounted return, mean length; and the valid steps.
+
+    Args: running_t [T, N]: return so far, the reward of step t included. Means are NaN when no episode ended.
+    """
+    ended = (trajectory.terminated | trajectory.truncated) & trajectory.mask
+    count = tf.reduce_sum(tf.cast(ended, tf.float32))
+    total = lambda x: tf.reduce_sum(tf.where(ended, tf.cast(x, tf.float32), 0.0))  # noqa: E731
+    return {
+        "steps": tf.reduce_sum(tf.cast(trajectory.mask, tf.int32)),
+        "episodes": tf.cast(count, tf.int32),
+        "return_mean": total(running_t) / count,
+        "return_min": tf.where(count > 0, tf.reduce_min(tf.where(ended, running_t, running_t.dtype.max)), float("nan")),
+        "length_mean": total(trajectory.age + 1) / count,
+    }
+
+
+def start(environment: Environment, n: int, seed: tf.Tensor) -> Carry:
+    """N environments at the start of an episode: seed [2] -> Carry."""
+    state = environment.reset(n, seed)
+    return Carry(state, tf.zeros([n], tf.int32), tf.zeros([n], environment.observe(state).dtype))
+
+
+def where_rows(rows: tf.Tensor, x: Nest, y: Nest) -> Nest:
+    """x where rows [N] holds, else y: nests of [N, ...]."""
+
+    def choose(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
+        return tf.where(tf.reshape(rows, [-1] + [1] * (a.shape.rank - 1)), a, b)
+
+    return tf.nest.map_structure(choose, x, y)
+
+
+def make_collect(
+    environment: Environment, learner: Learner, n: int, horizon: int
+) -> Callable[[TrainState, Carry, tf.Tensor], tuple[Carry, Trajectory, Metrics]]:
+    """collect(state, carry, seed [2]) -> carry, trajectory [horizon, n], episode metrics, as one compiled loop over time.
+
+    An algorithm of batch 'steps' goes on where the last chunk stopped and resets an environment when its episode ends. One of batch
+    'episodes' resets all of them first, masks what follows the end of an episode, and truncates what the horizon cuts.
+    """
+    policy, whole = learner.policy, learner.algorithm.batch == "episodes"
+    limit = min(environment.time_limit, horizon) if whole else environment.time_limit
+
+    def collect(state: TrainState, carry: Carry, seed: tf.Tensor) -> tuple[Carry, Trajectory, Metrics]:
+        noise_seed, reset_seed, step_seed, start_seed = tf.unstack(tf.random.experimental.stateless_split(seed, 4))
+        noise_t = policy.noise([horizon, n], noise_seed)
+        reset_t = tf.random.experimental.stateless_split(reset_seed, horizon)
+        step_t = tf.random.experimental.stateless_split(step_seed, horizon)
+        if whole:
+            carry = start(environment, n, start_seed)
+
+        def row(t: tf.Tensor, carry: Carry, alive: tf.Tensor) -> tuple[Carry, tf.Tensor, tuple[Trajectory, tf.Tensor]]:
+            observation = environment.observe(carry.environment)
+            p = policy.parameters(state.policy, perceive(learner, state, observation))
+            action = policy.act(p, noise_t[t])
+            log_prob = policy.distribution(p).log_prob(action)
+            after, reward, terminated = environment.step(carry.environment, policy.to_env(action), step_t[t])
+            truncated = carry.age + 1 >= limit
+            ended = terminated | truncated
+            running = carry.running + reward
+            record = Trajectory(observation, action, log_prob, reward, environment.observe(after), terminated, truncated, alive, carry.age)
+            zero = Carry(environment.reset(n, reset_t[t]), tf.zeros_like(carry.age), tf.zeros_like(running))
+            return where_rows(ended, zero, Carry(after, carry.age + 1, running)), alive & ~(ended & whole), (record, running)
+
+        alive = tf.ones([n], tf.bool)
+        shapes = tf.nest.map_structure(lambda x: tf.TensorSpec(x.shape, x.dtype), row(tf.constant(0), carry, alive)[2])
+        arrays = tf.nest.map_structure(lambda x: tf.TensorArray(x.dtype, horizon, element_shape=x.shape), shapes)
+
+        def step(t: tf.Tensor, carry: Carry, alive: tf.Tensor, arrays: Nest) -> tuple[tf.Tensor, Carry, tf.Tensor, Nest]:
+            carry, alive, records = row(t, carry, alive)
+            return t + 1, carry, alive, tf.nest.map_structure(lambda array, x: array.write(t, x), arrays, records)
+
+        _, carry, _, arrays = tf.while_loop(lambda t, *_: t < horizon, step, (tf.constant(0), carry, alive, arrays))
+        trajectory, running_t = tf.nest.map_structure(lambda array: array.stack(), arrays)
+        return carry, trajectory, summarise(trajectory, running_t)
+
+    return collect
+
+
+def require_finite(name: str, x_t: np.ndarray) -> None:
+    """Raises EnvironmentFault naming step and environment if x_t [T, N, ...] holds a NaN or an infinity."""
+    wrong = np.argwhere(~np.isfinite(x_t))
+    if len(wrong):
+        t, i = wrong[0][:2]
+        raise EnvironmentFault(f"environment {i} gave {name} {x_t[t, i]} at step {t} of this iteration: it must be finite.")
+
+
+class Stream:
+    """A vector environment in mid-stream: the observation it waits at, and of each row the running episode's length and return.
+
+    `collect(state, seed [2]) -> trajectory [horizon, n], episode metrics`, with the meaning of `make_collect`. The environments
+    cannot be copied or saved, so this one piece keeps its state to itself.
+    """
+
+    def __init__(self, environment: VectorEnvironment, learner: Learner, n: int, horizon: int, jit: bool) -> None:
+        self.environment, self.learner, self.n, self.horizon = environment, learner, n, horizon
+        self.whole = learner.algorithm.batch == "episodes"
+        self.act = tf.function(self._act, jit_compile=jit, autograph=False)
+        self.noise = tf.function(lambda seed: learner.policy.noise([horizon, n], seed), jit_compile=jit, autograph=False)
+        self.score = tf.function(self._score, jit_compile=jit, autograph=False)
+        self._restart()
+
+    def _restart(self) -> None:
+        self.observation = self.environment.reset()
+        self.age, self.running = np.zeros(self.n, np.int32), np.zeros(self.n, np.float32)
+
+    def _act(self, state: TrainState, observation: tf.Tensor, noise: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        p = self.learner.policy.parameters(state.policy, perceive(self.learner, state, observation))
+        action = self.learner.policy.act(p, noise)
+        return action, self.learner.policy.to_env(action)
+
+    def _score(self, state: TrainState, observation_t: tf.Tensor, action_t: tf.Tensor) -> tf.Tensor:
+        flat = tf.reshape(observation_t, [self.horizon * self.n, *observation_t.shape[2:]])
+        p = self.learner.policy.parameters(state.policy, perceive(self.learner, state, flat))
+        log_prob = self.learner.policy.distribution(p).log_prob(tf.reshape(action_t, [len(flat), *action_t.shape[2:]]))
+        return tf.reshape(log_prob, [self.horizon, self.n])
+
+    def collect(self, state: TrainState, seed: tf.Tensor) -> tuple[Trajectory, Metrics]:
+        if self.whole:
+            self._restart()
+        noise_t, alive, rows = self.noise(seed), np.ones(self.n, bool), []
+        for t in range(self.horizon):
+            action, outside = self.act(state, self.observation, noise_t[t])
+            step = self.environment.step(outside.numpy())
+            cut = self.whole & (t == self.horizon - 1)
+            truncated = (step.truncated | (cut & ~step.terminated)) & step.valid
+            self.running = self.running + step.reward * step.valid
+            valid = step.valid & alive
+            rows.append((self.observation, action.numpy(), step, truncated, valid, self.age, self.running))
+            ended = step.terminated | truncated
+            self.age = np.where(ended, 0, self.age + step.valid).astype(np.int32)
+            self.running = np.where(ended, 0, self.running).astype(np.float32)
+            self.observation = step.observation
+            alive = alive & ~(ended & self.whole)
+        return self._assemble(state, rows)
+
+    def _assemble(self, state: TrainState, rows: list[tuple]) -> tuple[Trajectory, Metrics]:
+        observation, action, steps, truncated, valid, age, running = zip(*rows, strict=True)
+        observation_t, action_t = tf.constant(np.stack(observation)), tf.constant(np.stack(action))
+        reward, following, terminated = (np.stack([getattr(s, k) for s in steps]) for k in ("reward", "next_observation", "terminated"))
+        for name, x_t in (("reward", reward), ("observation", following)):
+            require_finite(name, x_t)
+        record = Trajectory(
+            observation_t, action_t, self.score(state, observation_t, action_t),
+            *map(tf.constant, (reward, following, terminated, np.stack(truncated), np.stack(valid), np.stack(age))),
+        )  # fmt: skip
+        return record, summarise(record, tf.constant(np.stack(running)))

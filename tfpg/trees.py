@@ -1,0 +1,47 @@
+"""Linear algebra on nests: parameters are vectors without ever being flattened."""
+
+import functools
+import operator
+from typing import Any
+
+import tensorflow as tf
+
+from tfpg.types import Nest
+
+
+def zeros_like(x: Nest) -> Nest:
+    """0, shaped like x."""
+    return tf.nest.map_structure(tf.zeros_like, x)
+
+
+def scale(a: Any, x: Nest) -> Nest:
+    """a x."""
+    return tf.nest.map_structure(lambda leaf: tf.cast(a, leaf.dtype) * leaf, x)
+
+
+def axpy(a: Any, x: Nest, y: Nest) -> Nest:
+    """a x + y, for a scalar a and nests x, y of one structure."""
+    return tf.nest.map_structure(lambda x_i, y_i: tf.cast(a, x_i.dtype) * x_i + y_i, x, y)
+
+
+def dot(x: Nest, y: Nest) -> tf.Tensor:
+    """x . y = sum over all leaves of sum(x_i y_i)."""
+    products = tf.nest.map_structure(lambda x_i, y_i: tf.reduce_sum(x_i * y_i), x, y)
+    return functools.reduce(operator.add, tf.nest.flatten(products))
+
+
+def norm(x: Nest) -> tf.Tensor:
+    """||x|| = sqrt(x . x)."""
+    return tf.sqrt(dot(x, x))
+
+
+def all_finite(x: Nest) -> tf.Tensor:
+    """True where no floating leaf of x holds a NaN or an infinity: a flag, since checks that raise vanish under XLA."""
+    leaves = [tf.convert_to_tensor(leaf) for leaf in tf.nest.flatten(x)]
+    flags = [tf.reduce_all(tf.math.is_finite(leaf)) for leaf in leaves if leaf.dtype.is_floating]
+    return functools.reduce(tf.logical_and, flags, tf.constant(True))
+
+
+def select(condition: tf.Tensor, x: Nest, y: Nest) -> Nest:
+    """x where the scalar condition holds, else y, for nests of one structure."""
+    return tf.nest.map_structure(lambda x_i, y_i: tf.where(condition, x_i, y_i), x, y)
