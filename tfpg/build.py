@@ -6,8 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from tfpg import evaluate, nets, normalizers, optimizers, policies, values
-from tfpg.algorithms import ALGORITHMS
+from tfpg import algorithms, evaluate, nets, normalizers, optimizers, policies, values
 from tfpg.config import Config
 from tfpg.envs import IN_GRAPH
 from tfpg.envs.gym import ENGINES
@@ -17,15 +16,15 @@ from tfpg.rollout import Metrics, Stream, make_collect, start
 from tfpg.types import Environment, Nest, Policy, Spaces, TrainState
 from tfpg.update import Learner, make_update
 
-ENVS = {("graph", "steps"): 64, ("graph", "episodes"): 32, ("python", "steps"): 8, ("python", "episodes"): 8}
-HORIZONS = {"graph": 128, "python": 256}
+ENVS = {("graph", "steps"): 40, ("graph", "episodes"): 32, ("python", "steps"): 8, ("python", "episodes"): 8}
+HORIZONS = {"graph": 200, "python": 256}
 EVALUATION_ENVS = 10
 
 
 class Engine(NamedTuple):
     """How one iteration is made, whoever simulates. `carry` is what the simulation must remember between iterations.
 
-    `begin(seed [2]) -> carry`, `iterate(state, carry, seed [2]) -> state, carry, metrics`,
+    `begin(seed [2]) -> carry`, `iterate(state, carry, seed [2], pace []) -> state, carry, metrics`,
     `evaluate(state, seed [2], episodes) -> returns [episodes]`.
     """
 
@@ -33,18 +32,17 @@ class Engine(NamedTuple):
     envs: int
     horizon: int
     begin: Callable[[tf.Tensor], Nest]
-    iterate: Callable[[TrainState, Nest, tf.Tensor], tuple[TrainState, Nest, Metrics]]
+    iterate: Callable[[TrainState, Nest, tf.Tensor, tf.Tensor], tuple[TrainState, Nest, Metrics]]
     evaluate: Callable[[TrainState, tf.Tensor, int], np.ndarray]
     close: Callable[[], None]
 
 
 class Setup(NamedTuple):
-    """What a run needs. `kl_radius` is None for algorithms that keep none."""
+    """What a run needs."""
 
     learner: Learner
     spaces: Spaces
     engine: Engine
-    kl_radius: float | None
 
 
 def make_policy(config: Config, spaces: Spaces) -> Policy:
@@ -63,11 +61,12 @@ OPTIMIZERS = {"adam": optimizers.adam, "sgd": optimizers.sgd}
 
 def make_learner(config: Config, spaces: Spaces) -> Learner:
     """The functions and numbers of a run."""
+    row = algorithms.ALGORITHMS[config.algo]
     inputs = int(np.prod(spaces.observation_shape))
     value = values.state_value(NETWORKS[config.network]([inputs, *config.hidden_widths(), 1], config.activation))
     first_order = OPTIMIZERS[config.optimizer](config.learning_rate)
     return Learner(
-        algorithm=ALGORITHMS[config.algo],
+        algorithm=row,
         policy=make_policy(config, spaces),
         value=value,
         observations=normalizers.running(spaces.observation_shape) if config.normalize_observations else normalizers.identity(),
@@ -86,13 +85,13 @@ def make_learner(config: Config, spaces: Spaces) -> Learner:
         critic_minibatches=config.critic_minibatches,
         gamma=config.discount,
         lambda_=config.gae_lambda,
-        discount_from=config.discount_from,
+        weigh_by_age=config.discount_from == "start" and row.psi is not algorithms.total_return,
         fisher_block=config.fisher_block,
     )
 
 
 def _sizes(config: Config, kind: str, time_limit: int) -> tuple[int, int]:
-    batch = ALGORITHMS[config.algo].batch
+    batch = algorithms.ALGORITHMS[config.algo].batch
     horizon = min(time_limit, 10_000) if batch == "episodes" else HORIZONS[kind]
     return config.envs or ENVS[kind, batch], config.horizon or horizon
 
@@ -103,10 +102,10 @@ def graph_engine(config: Config, environment: Environment, learner: Learner) -> 
     collect, update = make_collect(environment, learner, n, horizon), make_update(learner)
 
     @tf.function(jit_compile=config.jit, autograph=False)
-    def iterate(state: TrainState, carry: Nest, seed: tf.Tensor) -> tuple[TrainState, Nest, Metrics]:
+    def iterate(state: TrainState, carry: Nest, seed: tf.Tensor, pace: tf.Tensor) -> tuple[TrainState, Nest, Metrics]:
         seeds = tf.random.experimental.stateless_split(seed, 2)
         carry, trajectory, episodes = collect(state, carry, seeds[0])
-        state, metrics = update(state, trajectory, seeds[1])
+        state, metrics = update(state, trajectory, seeds[1], pace)
         return state, carry, {**episodes, **metrics}
 
     judges: dict[int, Callable[..., tf.Tensor]] = {}
@@ -136,10 +135,10 @@ def python_engine(config: Config, name: str, learner: Learner, time_limit: int) 
         streams.append(Stream(environment, learner, n, horizon, config.jit))
         return ()
 
-    def iterate(state: TrainState, carry: Nest, seed: tf.Tensor) -> tuple[TrainState, Nest, Metrics]:
+    def iterate(state: TrainState, carry: Nest, seed: tf.Tensor, pace: tf.Tensor) -> tuple[TrainState, Nest, Metrics]:
         seeds = tf.random.experimental.stateless_split(seed, 2)
         trajectory, episodes = streams[-1].collect(state, seeds[0])
-        state, metrics = update(state, trajectory, seeds[1])
+        state, metrics = update(state, trajectory, seeds[1], pace)
         return state, carry, {**episodes, **metrics}
 
     def judge(state: TrainState, seed: tf.Tensor, episodes: int) -> np.ndarray:
@@ -159,15 +158,14 @@ def python_engine(config: Config, name: str, learner: Learner, time_limit: int) 
 
 def setup(config: Config) -> Setup:
     """Everything a run needs, before it writes anything. Raises: UsageError for an environment or engine that cannot be had."""
-    radius = config.kl_radius if config.algo in ("npg", "trpo") else None
     if config.engine == "graph" and config.env not in IN_GRAPH:
         raise UsageError(f"--engine=graph has no --env={config.env}: {', '.join(IN_GRAPH)} are in graph; use --engine=auto.")
     if config.engine == "graph" or (config.engine == "auto" and config.env in IN_GRAPH):
         environment = IN_GRAPH[config.env]()
         learner = make_learner(config, environment.spaces)
-        return Setup(learner, environment.spaces, graph_engine(config, environment, learner), radius)
+        return Setup(learner, environment.spaces, graph_engine(config, environment, learner))
     name = "gymnasium" if config.engine == "auto" else config.engine
     probe = ENGINES[name](config.env, 1, 0)
     probe.close()
     learner = make_learner(config, probe.spaces)
-    return Setup(learner, probe.spaces, python_engine(config, name, learner, probe.time_limit), radius)
+    return Setup(learner, probe.spaces, python_engine(config, name, learner, probe.time_limit))

@@ -44,6 +44,7 @@ class Config:
     )
     gae_lambda: float = option(0.95, STEP, "lambda of generalised advantage estimation", low=0, high=1)
     kl_radius: float = option(0.01, STEP, "epsilon: mean KL(old||new) that a step of npg and trpo may take, in nats", low=1e-12, high=100)
+    anneal: bool = option(True, STEP, "let step sizes and the radius fall linearly to 0 over --total_steps")
     damping: float = option(0.1, STEP, "eta in (F + eta I) x = g", low=0, high=1e6)
     cg_iterations: int = option(10, STEP, "conjugate-gradient iterations", low=1, high=10_000)
     step_size: float = option(0.3, STEP, "alpha of npg_fixed: theta + alpha x", low=0, high=1e6)

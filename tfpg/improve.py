@@ -3,6 +3,9 @@
     ascend   gradient, handed to a first-order optimiser
     natural  F^{-1} gradient by conjugate gradient, times one of the steps `fixed`, `kl_scaled`, `backtracking`
 
+`pace` in [0, 1] is how much of the configured step is taken now: a schedule lets it fall while a run goes on. It multiplies the increment
+of `ascend`, the alpha of `fixed` and the radius of the other two.
+
 Every function here takes functions and stays plain Python: it is traced as a part of the compiled update.
 """
 
@@ -35,13 +38,14 @@ class Direction(NamedTuple):
 
 
 Info = dict[str, tf.Tensor]
-Step = Callable[[Problem, Nest, Direction, Settings], tuple[Nest, Info]]
+Step = Callable[[Problem, Nest, Direction, Settings, tf.Tensor], tuple[Nest, Info]]
 
 
-def ascend(problem: Problem, params: Nest, memory: Nest, settings: Settings) -> tuple[Nest, Nest, Info]:
-    """theta <- theta + increment(grad J)   (PG-26)."""
+def ascend(problem: Problem, params: Nest, memory: Nest, settings: Settings, pace: tf.Tensor) -> tuple[Nest, Nest, Info]:
+    """theta <- theta + pace increment(grad J)   (PG-26)."""
     _, g = gradients.gradient(problem.objective, params)
     increment, memory = settings.optimizer.update(g, memory)
+    increment = trees.scale(pace, increment)
     return trees.axpy(1.0, increment, params), memory, {"gradient_norm": trees.norm(g), "step_size": trees.norm(increment)}
 
 
@@ -52,46 +56,48 @@ def natural(step: Step) -> Callable[..., tuple[Nest, Nest, Info]]:
     1/2 (alpha d).F(alpha d) equal the radius (PG-108).
     """
 
-    def improve(problem: Problem, params: Nest, memory: Nest, settings: Settings) -> tuple[Nest, Nest, Info]:
+    def improve(problem: Problem, params: Nest, memory: Nest, settings: Settings, pace: tf.Tensor) -> tuple[Nest, Nest, Info]:
         _, g = gradients.gradient(problem.objective, params)
         damped = lambda v: trees.axpy(settings.damping, v, problem.fisher(v))  # noqa: E731
         solution = linalg.conjugate_gradient(damped, g, settings.cg_iterations)
         direction = Direction(solution.x, trees.dot(solution.x, problem.fisher(solution.x)))
-        params, info = step(problem, params, direction, settings)
+        params, info = step(problem, params, direction, settings, pace)
         return params, memory, {"gradient_norm": trees.norm(g), "cg_residual": solution.residual, **info}
 
     return improve
 
 
-def fixed(problem: Problem, params: Nest, direction: Direction, settings: Settings) -> tuple[Nest, Info]:
+def fixed(problem: Problem, params: Nest, direction: Direction, settings: Settings, pace: tf.Tensor) -> tuple[Nest, Info]:
     """theta + alpha d with alpha = `step_size`: the natural gradient as the lecture writes it (PG-107)."""
-    return trees.axpy(settings.step_size, direction.d, params), {"step_size": tf.constant(settings.step_size)}
+    alpha = settings.step_size * pace
+    return trees.axpy(alpha, direction.d, params), {"step_size": alpha}
 
 
-def length(direction: Direction, radius: float) -> tf.Tensor:
+def length(direction: Direction, radius: tf.Tensor) -> tf.Tensor:
     """alpha = sqrt(2 epsilon / d.Fd), so that 1/2 (alpha d).F(alpha d) = epsilon   (PG-106, PG-108); 0 where d.Fd is not positive."""
     positive = direction.dfd > 0
     return tf.where(positive, tf.sqrt(2 * radius / tf.where(positive, direction.dfd, tf.ones_like(direction.dfd))), 0)
 
 
-def kl_scaled(problem: Problem, params: Nest, direction: Direction, settings: Settings) -> tuple[Nest, Info]:
+def kl_scaled(problem: Problem, params: Nest, direction: Direction, settings: Settings, pace: tf.Tensor) -> tuple[Nest, Info]:
     """theta + alpha d with alpha = sqrt(2 epsilon / d.Fd): the longest step inside the quadratic trust region (PG-106)."""
-    alpha = length(direction, settings.kl_radius)
-    return trees.axpy(alpha, direction.d, params), {"step_size": alpha}
+    radius = settings.kl_radius * pace
+    alpha = length(direction, radius)
+    return trees.axpy(alpha, direction.d, params), {"step_size": alpha, "kl_radius": radius}
 
 
-def backtracking(problem: Problem, params: Nest, direction: Direction, settings: Settings) -> tuple[Nest, Info]:
+def backtracking(problem: Problem, params: Nest, direction: Direction, settings: Settings, pace: tf.Tensor) -> tuple[Nest, Info]:
     """The first of alpha, alpha c, alpha c^2, .. that raises the surrogate and keeps the mean KL within epsilon   (PG-110).
 
     If none of `backtracks` lengths does, theta stays as it is and `accepted` is 0.
     Reference: Schulman et al. 2015 (arXiv:1502.05477), appendix C.
     """
-    start = problem.objective(params)
-    alpha_0 = length(direction, settings.kl_radius)
+    start, radius = problem.objective(params), settings.kl_radius * pace
+    alpha_0 = length(direction, radius)
 
     def acceptable(alpha: tf.Tensor) -> tf.Tensor:
         candidate = trees.axpy(alpha, direction.d, params)
-        return (problem.objective(candidate) > start) & (problem.divergence(candidate) <= settings.kl_radius)
+        return (problem.objective(candidate) > start) & (problem.divergence(candidate) <= radius)
 
     def shorter(k: tf.Tensor, alpha: tf.Tensor, _: tf.Tensor) -> tuple[Any, ...]:
         alpha = alpha * settings.shrink
@@ -100,4 +106,5 @@ def backtracking(problem: Problem, params: Nest, direction: Direction, settings:
     more = lambda k, _, accepted: (k < settings.backtracks) & ~accepted  # noqa: E731
     _, alpha, accepted = tf.while_loop(more, shorter, (tf.constant(1), alpha_0, acceptable(alpha_0)))
     alpha = tf.where(accepted, alpha, tf.zeros_like(alpha))
-    return trees.axpy(alpha, direction.d, params), {"step_size": alpha, "accepted": tf.cast(accepted, alpha.dtype)}
+    info = {"step_size": alpha, "kl_radius": radius, "accepted": tf.cast(accepted, alpha.dtype)}
+    return trees.axpy(alpha, direction.d, params), info

@@ -17,6 +17,7 @@ COLUMNS = {
     "eval_return": "mean return of the greedy policy, in iterations that evaluate",
     "surrogate_gain": "rise of the surrogate objective over this batch",
     "kl": "mean KL(old||new) of the update over this batch, in nats",
+    "kl_radius": "radius in force, for the rows that keep one",
     "step_size": "alpha along the natural direction; for the reinforce rows the norm of the change",
     "accepted": "trpo: 1 if some step length was acceptable, 0 if the parameters stayed",
     "gradient_norm": "norm of the policy gradient",

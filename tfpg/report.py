@@ -32,17 +32,17 @@ class Progress:
     The return shown is that of the last iteration in which an episode finished.
     """
 
-    def __init__(self, mode: str, total_steps: int, kl_radius: float | None) -> None:
+    def __init__(self, mode: str, total_steps: int) -> None:
         terminal = sys.stdout.isatty()
         self.mode = ("live" if terminal else "plain") if mode == "auto" else mode
-        self.total, self.radius = total_steps, kl_radius
+        self.total = total_steps
         self.returned: float | None = None
         self.begun, self.first, self.shown, self.drawn = False, 0, 0, 0.0
 
     def _line(self, row: Row) -> str:
         elapsed, done = time.monotonic() - self.started, row["steps"] - self.first
         left = duration(elapsed * (self.total - row["steps"]) / done) if done > 0 else "-"
-        kl = "-" if row["kl"] is None else f"{row['kl']:.4f}" + (f" / {self.radius:g}" if self.radius else "")
+        kl = cell(row["kl"], 0, 4) + ("" if row["kl_radius"] is None else f" / {row['kl_radius']:.4f}")
         numbers = f"{row['steps']:>10,} {row['episodes']:>9,} {cell(self.returned, 9, 1)} {kl:>15} {cell(row['entropy'], 8, 3)}"
         return f"{numbers} {cell(row['explained_variance'], 8, 2)} {cell(row['steps_per_second'], 9, 0)} {left:>8}"
 

@@ -139,7 +139,7 @@ class Stream:
     def _score(self, state: TrainState, observation_t: tf.Tensor, action_t: tf.Tensor) -> tf.Tensor:
         flat = tf.reshape(observation_t, [self.horizon * self.n, *observation_t.shape[2:]])
         p = self.learner.policy.parameters(state.policy, perceive(self.learner, state, flat))
-        log_prob = self.learner.policy.distribution(p).log_prob(tf.reshape(action_t, [len(flat), *action_t.shape[2:]]))
+        log_prob = self.learner.policy.distribution(p).log_prob(tf.reshape(action_t, [self.horizon * self.n, *action_t.shape[2:]]))
         return tf.reshape(log_prob, [self.horizon, self.n])
 
     def collect(self, state: TrainState, seed: tf.Tensor) -> tuple[Trajectory, Metrics]:

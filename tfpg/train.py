@@ -85,7 +85,7 @@ class Run:
         """Collects and updates once, and returns the iteration's row of metrics."""
         begun = time.perf_counter()
         seed = tf.random.experimental.stateless_fold_in(self.iterate_seed, self.counters.iteration)
-        self.state, self.carry, tensors = self.parts.engine.iterate(self.state, self.carry, seed)
+        self.state, self.carry, tensors = self.parts.engine.iterate(self.state, self.carry, seed, tf.constant(self.pace()))
         row: Row = {name: tensor.numpy().item() for name, tensor in tensors.items()}
         seconds = time.perf_counter() - begun
         if math.isnan(self.first_iteration_seconds):
@@ -93,6 +93,10 @@ class Run:
         done, past = row["steps"], self.counters
         self.counters = Counters(past.iteration + 1, past.steps + done, past.episodes + row["episodes"], past.seconds + seconds)
         return {**row, **dataclasses.asdict(self.counters), "steps_per_second": done / seconds}
+
+    def pace(self) -> float:
+        """How much of the configured step to take: all of it, or with --anneal what is left of the budget."""
+        return max(0.0, 1 - self.counters.steps / self.config.total_steps) if self.config.anneal else 1.0
 
     def judge(self, episodes: int) -> np.ndarray:
         seed = tf.random.experimental.stateless_fold_in(self.judge_seed, self.counters.iteration)
@@ -187,7 +191,7 @@ def train(config: Config, directory: Path, parts: Setup) -> int:
         run.begin()
     print(describe(run), flush=True)
     log = Log(directory, keep=run.counters.iteration, tensorboard=config.tensorboard)
-    progress = report.Progress(config.progress, config.total_steps, parts.kl_radius)
+    progress = report.Progress(config.progress, config.total_steps)
     try:
         loop(run, log, progress, interrupt)
         run.save()

@@ -32,7 +32,7 @@ class Learner(NamedTuple):
     critic_minibatches: int
     gamma: float
     lambda_: float
-    discount_from: str  # 'togo' or 'start'
+    weigh_by_age: bool  # psi_t is multiplied by gamma^age: returns discounted from the start of the episode
     fisher_block: int
 
 
@@ -146,7 +146,7 @@ def assess(learner: Learner, state: TrainState, trajectory: Trajectory) -> tuple
         v_tp1 = tf.reshape(values(learner, state, perceive(learner, state, flat(t.next_observation))), mask.shape)
     psi_t = learner.algorithm.psi(t, v_t, v_tp1, learner.gamma, learner.lambda_)
     target_t = psi_t + inside(mask, v_t)
-    if learner.discount_from == "start" and learner.algorithm.psi.__name__ != "total_return":
+    if learner.weigh_by_age:
         psi_t = returns.discount_from_start(psi_t, learner.gamma, t.age)
     normaliser = {"episodes": "traj", "steps": "step"}[learner.algorithm.batch]
     weight_t = surrogates.weights(mask, t.reward, normaliser)
@@ -155,17 +155,17 @@ def assess(learner: Learner, state: TrainState, trajectory: Trajectory) -> tuple
     return Batch(*map(tf.stop_gradient, columns)), flat(target_t), flat(v_t)
 
 
-def make_update(learner: Learner) -> Callable[[TrainState, Trajectory, tf.Tensor], tuple[TrainState, Metrics]]:
-    """update(state, trajectory, seed [2]) -> state, metrics: one iteration of learning, ready to be compiled.
+def make_update(learner: Learner) -> Callable[[TrainState, Trajectory, tf.Tensor, tf.Tensor], tuple[TrainState, Metrics]]:
+    """update(state, trajectory, seed [2], pace []) -> state, metrics: one iteration of learning, ready to be compiled.
 
     An update that would leave a NaN or an infinity in any parameter is not made: the state stays, and `skipped` is 1.
     """
     algorithm, policy = learner.algorithm, learner.policy
 
-    def update(state: TrainState, trajectory: Trajectory, seed: tf.Tensor) -> tuple[TrainState, Metrics]:
+    def update(state: TrainState, trajectory: Trajectory, seed: tf.Tensor, pace: tf.Tensor) -> tuple[TrainState, Metrics]:
         batch, target, v = assess(learner, state, trajectory)
         problem = policy_problem(policy, algorithm.surrogate, state.policy, batch, learner.fisher_block)
-        params, memory, info = algorithm.improve(problem, state.policy, state.policy_optimizer, learner.improve)
+        params, memory, info = algorithm.improve(problem, state.policy, state.policy_optimizer, learner.improve, pace)
         entropy = policy.distribution(policy.parameters(state.policy, batch.observation)).entropy()
         metrics = {
             "surrogate_gain": problem.objective(params) - problem.objective(state.policy),

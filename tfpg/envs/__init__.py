@@ -1,6 +1,5 @@
 """Environments in pure TensorFlow, by the gymnasium id whose physics they follow."""
 
-from tfpg.envs.cartpole import cartpole
-from tfpg.envs.pendulum import pendulum
+from tfpg.envs import cartpole, pendulum
 
-IN_GRAPH = {"CartPole-v1": cartpole, "Pendulum-v1": pendulum}
+IN_GRAPH = {"CartPole-v1": cartpole.make, "Pendulum-v1": pendulum.make}

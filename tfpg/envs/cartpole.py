@@ -28,7 +28,7 @@ def physics(state: tf.Tensor, action: tf.Tensor) -> tf.Tensor:
     return tf.stack([x + TAU * x_dot, x_dot + TAU * x_acc, theta + TAU * theta_dot, theta_dot + TAU * theta_acc], axis=-1)
 
 
-def cartpole(dtype: tf.DType = tf.float32) -> Environment:
+def make(dtype: tf.DType = tf.float32) -> Environment:
     """State and observation: [N, 4] position (m), velocity, angle (rad), angular velocity, each U(-0.05, 0.05) at reset."""
 
     def reset(n: int, seed: tf.Tensor) -> tf.Tensor:

@@ -21,7 +21,7 @@ def normalised(angle: tf.Tensor) -> tf.Tensor:
     return tf.math.floormod(angle + math.pi, 2 * math.pi) - math.pi
 
 
-def pendulum(dtype: tf.DType = tf.float32) -> Environment:
+def make(dtype: tf.DType = tf.float32) -> Environment:
     """State [N, 2]: angle U(-pi, pi) and speed U(-1, 1) at reset; observation [N, 3]: cos, sin, speed; action [N, 1]: torque."""
 
     def reset(n: int, seed: tf.Tensor) -> tf.Tensor:

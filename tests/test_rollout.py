@@ -1,0 +1,190 @@
+"""Every engine gives the same trajectories, ends of episodes included: held against a corridor whose returns are closed forms."""
+
+import importlib.util
+import sys
+
+import corridor
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfpg import algorithms, build, rollout, update
+from tfpg.config import Config
+from tfpg.envs import cartpole, gym
+from tfpg.errors import EnvironmentFault
+from tfpg.types import Spaces
+
+GAMMA, LAMBDA, T = 0.9, 0.8, 13
+SEED = tf.constant([3, 4])
+
+
+def make_learner(algo="npg", spaces=None):
+    config = Config(algo=algo, hidden="8", discount=GAMMA, gae_lambda=LAMBDA)
+    return build.make_learner(config, spaces or Spaces((2,), actions=2))
+
+
+def collect(engine, learner, horizon, chunks, monkeypatch):
+    """`chunks` trajectories in a row, and their episode metrics."""
+    state = update.initial_state(learner, tf.constant([1, 2]))
+    if engine == "graph":
+        environment = corridor.in_graph()
+        run, carry, found = tf.function(rollout.make_collect(environment, learner, 3, horizon)), rollout.start(environment, 3, SEED), []
+        for i in range(chunks):
+            carry, trajectory, metrics = run(state, carry, SEED + i)
+            found.append((trajectory, metrics))
+        return state, found
+    monkeypatch.setitem(sys.modules, "envpool", corridor.envpool())
+    stream = rollout.Stream(gym.ENGINES[engine]("Corridor-v0", 3, 0), learner, 3, horizon, jit=False)
+    return state, [stream.collect(state, SEED + i) for i in range(chunks)]
+
+
+def valid(trajectory, column):
+    """The fields of one column, without its padding."""
+    mask = trajectory.mask.numpy()[:, column]
+    return {name: x.numpy()[:, column][mask] for name, x in trajectory._asdict().items()}
+
+
+def value(observation):
+    """Some V that no step can confuse with another."""
+    return 2 + 0.7 * observation[..., 0] - 0.01 * observation[..., 1]
+
+
+@pytest.mark.parametrize("engine", ["graph", "gymnasium", "envpool"])
+def test_steps_flags_and_next_observations_are_the_corridor_s(engine, monkeypatch):
+    _, found = collect(engine, make_learner(), T, 2, monkeypatch)
+    for column, length in enumerate(corridor.LENGTHS):
+        rows = [valid(trajectory, column) for trajectory, _ in found]
+        k = np.concatenate([row["observation"][:, 0] for row in rows])
+        episode = min(length, corridor.LIMIT)
+        expected = np.arange(len(k)) % episode
+        np.testing.assert_array_equal(k, expected)
+        for name, wanted in {
+            "age": expected,
+            "reward": corridor.reward(expected, np.concatenate([row["action"] for row in rows])),
+            "terminated": (expected + 1 == episode) & (length <= corridor.LIMIT),
+            "truncated": expected + 1 == corridor.LIMIT,
+        }.items():
+            np.testing.assert_allclose(np.concatenate([row[name] for row in rows]), wanted, rtol=1e-6, err_msg=name)
+        following = np.concatenate([row["next_observation"] for row in rows])
+        np.testing.assert_array_equal(following, np.stack([expected + 1, np.full(len(k), length)], axis=1))
+        assert len(k) == 2 * T if engine != "envpool" else len(k) < 2 * T
+
+
+@pytest.mark.parametrize("engine", ["graph", "gymnasium", "envpool"])
+@pytest.mark.parametrize("lambda_", [LAMBDA, 1.0])
+def test_bootstraps_have_their_closed_form(engine, lambda_, monkeypatch):
+    """A_t = sum_l (gamma lambda)^l delta_{t+l} to the end of the episode or of the chunk; V counts unless the corridor terminated."""
+    _, found = collect(engine, make_learner(), T, 2, monkeypatch)
+    for trajectory, _ in found:
+        v_t, v_tp1 = value(trajectory.observation), value(trajectory.next_observation)
+        psi = {
+            "gae": algorithms.gae(trajectory, v_t, v_tp1, GAMMA, lambda_),
+            "monte_carlo": algorithms.monte_carlo_advantage(trajectory, v_t, v_tp1, GAMMA, LAMBDA),
+        }
+        for column, length in enumerate(corridor.LENGTHS):
+            row, mask = valid(trajectory, column), trajectory.mask.numpy()[:, column]
+            k, action = row["observation"][:, 0].astype(int), row["action"]
+
+            def delta(j, k=k, action=action, length=length):
+                bootstrap = 0 if k[j] + 1 == length else value(np.array([k[j] + 1, length]))
+                return corridor.reward(k[j], action[j]) + GAMMA * bootstrap - value(np.array([k[j], length]))
+
+            for kind, trace in (("gae", lambda_), ("monte_carlo", 1.0)):
+                ends = [min(len(k), j + min(length, corridor.LIMIT) - k[j]) for j in range(len(k))]
+                wanted = [sum((GAMMA * trace) ** (m - j) * delta(m) for m in range(j, ends[j])) for j in range(len(k))]
+                np.testing.assert_allclose(psi[kind].numpy()[:, column][mask], wanted, rtol=1e-4, atol=1e-5, err_msg=kind)
+                np.testing.assert_array_equal(psi[kind].numpy()[:, column][~mask], 0)
+
+
+@pytest.mark.parametrize("engine", ["graph", "gymnasium", "envpool"])
+def test_episode_metrics_count_what_ended(engine, monkeypatch):
+    _, found = collect(engine, make_learner(), T, 2, monkeypatch)
+    seen = {column: [] for column in range(3)}
+    for i in range(2):
+        trajectory, metrics = found[i]
+        returns, lengths = [], []
+        for column, length in enumerate(corridor.LENGTHS):
+            rows = [valid(found[j][0], column) for j in range(i + 1)]
+            paid, k = (np.concatenate([row[name] for row in rows]) for name in ("reward", "age"))
+            episode = min(length, corridor.LIMIT)
+            ended = [m for m in np.flatnonzero(k + 1 == episode) if m not in seen[column]]
+            seen[column] += ended
+            returns += [paid[m - episode + 1 : m + 1].sum() for m in ended]
+            lengths += [episode] * len(ended)
+        assert int(metrics["episodes"]) == len(returns)
+        assert int(metrics["steps"]) == int(trajectory.mask.numpy().sum())
+        for name, wanted in (("return_mean", np.mean(returns)), ("return_min", min(returns)), ("length_mean", np.mean(lengths))):
+            assert float(metrics[name]) == pytest.approx(wanted, rel=1e-5), name
+
+
+@pytest.mark.parametrize("engine", ["graph", "gymnasium", "envpool"])
+@pytest.mark.parametrize("horizon", [4, 7])
+def test_whole_episodes_begin_at_their_first_step_and_end_once(engine, horizon, monkeypatch):
+    """Horizon 7 holds every episode; horizon 4 cuts two of them, which is a truncation."""
+    _, found = collect(engine, make_learner("reinforce"), horizon, 2, monkeypatch)
+    for trajectory, metrics in found:
+        mask = trajectory.mask.numpy()
+        lengths = [min(length, corridor.LIMIT, horizon) for length in corridor.LENGTHS]
+        np.testing.assert_array_equal(mask, np.arange(horizon)[:, None] < np.array(lengths))
+        for column, length in enumerate(corridor.LENGTHS):
+            row = valid(trajectory, column)
+            np.testing.assert_array_equal(row["age"], np.arange(lengths[column]))
+            assert bool(row["terminated"][-1]) == (length == lengths[column])
+            assert row["terminated"][-1] or row["truncated"][-1]
+            assert not (row["terminated"] | row["truncated"])[:-1].any()
+        assert int(metrics["episodes"]) == 3
+
+
+@pytest.mark.parametrize("engine", ["graph", "gymnasium", "envpool"])
+def test_stored_log_probs_are_those_of_the_policy_that_acted(engine, monkeypatch):
+    learner = make_learner()
+    state, ((trajectory, _),) = collect(engine, learner, T, 1, monkeypatch)
+    p = learner.policy.parameters(state.policy, update.perceive(learner, state, tf.reshape(trajectory.observation, [-1, 2])))
+    again = learner.policy.distribution(p).log_prob(tf.reshape(trajectory.action, [-1]))
+    mask = trajectory.mask.numpy()
+    np.testing.assert_allclose(trajectory.log_prob.numpy()[mask], tf.reshape(again, [T, 3]).numpy()[mask], rtol=1e-5)
+    assert 0 < trajectory.action.numpy()[mask].mean() < 1
+
+
+@pytest.mark.parametrize("engine", ["graph", "gymnasium"])
+def test_seeds_decide_the_actions(engine, monkeypatch):
+    learner = make_learner()
+    _, ((first, _), (second, _)) = collect(engine, learner, T, 2, monkeypatch)
+    _, ((again, _),) = collect(engine, learner, T, 1, monkeypatch)
+    np.testing.assert_array_equal(first.action, again.action)
+    assert (first.action.numpy() != second.action.numpy()).any()
+
+
+def test_environments_in_a_batch_start_differently():
+    environment = cartpole.make()
+    collect_whole = rollout.make_collect(environment, make_learner("reinforce", environment.spaces), 4, 3)
+    learner = make_learner("reinforce", environment.spaces)
+    state, carry = update.initial_state(learner, SEED), rollout.start(environment, 4, SEED)
+    starts = [collect_whole(state, carry, SEED + i)[1].observation[0].numpy() for i in range(2)]
+    assert len(np.unique(np.concatenate(starts), axis=0)) == 8
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("field", ["reward", "observation"])
+def test_a_number_that_is_not_finite_is_named(bad, field):
+    x_t = np.ones((5, 3, 2) if field == "observation" else (5, 3))
+    rollout.require_finite(field, x_t)
+    x_t[2, 1] = bad
+    with pytest.raises(EnvironmentFault, match=rf"environment 1 gave {field} .*{bad}.* at step 2"):
+        rollout.require_finite(field, x_t)
+
+
+@pytest.mark.parametrize("engine", ["gymnasium", *(["envpool"] if importlib.util.find_spec("envpool") else [])])
+def test_cartpole_of_every_engine_keeps_its_own_physics(engine):
+    """Each valid row's next observation is one step of the equations from its observation: nothing is mixed up across resets."""
+    environment = gym.ENGINES[engine]("CartPole-v1", 3, 5)
+    learner = make_learner(spaces=environment.spaces)
+    stream = rollout.Stream(environment, learner, 3, 120, jit=False)
+    trajectory, metrics = stream.collect(update.initial_state(learner, SEED), SEED)
+    environment.close()
+    mask = trajectory.mask.numpy()
+    following = cartpole.physics(tf.reshape(trajectory.observation, [-1, 4]), tf.reshape(trajectory.action, [-1]))
+    np.testing.assert_allclose(trajectory.next_observation.numpy()[mask], following.numpy().reshape(120, 3, 4)[mask], rtol=1e-4, atol=1e-5)
+    outside = np.abs(trajectory.next_observation.numpy()[..., [0, 2]]) > [cartpole.X_LIMIT, cartpole.ANGLE_LIMIT]
+    np.testing.assert_array_equal(trajectory.terminated.numpy()[mask], outside.any(-1)[mask])
+    assert int(metrics["episodes"]) > 3
