@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -34,6 +35,8 @@ def parse(arguments: list[str]) -> tuple[Config, dict[str, Any]]:
         rest = values(["run.py", *arguments])[1:]
     except flags.UnrecognizedFlagError as error:
         raise UsageError(f"--{error.flagname} is not a flag.{closest(error.flagname, values)} --help lists them.") from None
+    except flags.CantOpenFlagFileError as error:
+        raise UsageError(f"--flagfile cannot be read: {str(error).split('] ')[-1]}.") from None
     except (flags.Error, OSError, UnicodeDecodeError) as error:
         raise UsageError(_plain(error)) from None
     if rest:
@@ -43,9 +46,16 @@ def parse(arguments: list[str]) -> tuple[Config, dict[str, Any]]:
     return config, {name: values[name].value for name in names if values[name].present}
 
 
+KINDS = {bool: "true and false", int: "a whole number", float: "a number", str: "text"}
+
+
 def _plain(error: Exception) -> str:
-    """A flag parser's message as one sentence."""
+    """A flag parser's message as one sentence that says what is allowed."""
     text = " ".join(str(error).split())
+    found = re.match(r"flag --(\w+)=(.*?):", text)
+    kinds = {field.name: KINDS[type(field.default)] for field in dataclasses.fields(Config)}
+    if found and found[1] in kinds:
+        return f"--{found[1]}={found[2]} is not allowed: {kinds[found[1]]} may stand there."
     return text.replace("flag --", "--").rstrip(".") + "."
 
 
@@ -68,9 +78,8 @@ def usage() -> str:
     for group, fields in groups.items():
         lines.append(f"{group}:")
         for field in fields:
-            choices = f" [{', '.join(field.metadata['choices'])}]" if field.metadata["choices"] else ""
             shown = f"--{field.name}={workdir.flag_text(field.default)}"
-            lines.append(f"  {shown:<32} {field.metadata['help']}{choices}")
+            lines.append(f"  {shown:<30} {field.metadata['help']}")
         lines.append("")
     return "\n".join(lines)
 
@@ -85,6 +94,8 @@ def quiet() -> Iterator[None]:
         os.dup2(sink.fileno(), 2)
         try:
             yield
+        except UsageError:
+            raise
         except BaseException:
             sink.seek(0)
             os.write(screen, sink.read())

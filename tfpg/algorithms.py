@@ -9,7 +9,7 @@ batch      'episodes': whole trajectories from their first step; 'steps': chunks
 
 import tensorflow as tf
 
-from tfpg import baselines, returns, surrogates
+from tfpg import baselines, returns, surrogates, trees
 from tfpg.improve import ascend, backtracking, fixed, kl_scaled, natural
 from tfpg.types import Algorithm, Trajectory
 
@@ -19,23 +19,26 @@ def total_return(t: Trajectory, v_t: tf.Tensor, v_tp1: tf.Tensor, gamma: float, 
     return tf.broadcast_to(returns.total_return(t.reward, gamma, t.mask), tf.shape(t.reward))
 
 
+def vectors(t: Trajectory, gamma: float, lambda_: float) -> tuple[tf.Tensor, tf.Tensor]:
+    """discount_t and lambda_t of a trajectory, in the type of its rewards."""
+    gamma_, lambda_ = (trees.number(number, t.reward) for number in (gamma, lambda_))
+    return returns.discount(gamma_, t.terminated), returns.trace(lambda_, t.terminated, t.truncated)
+
+
 def reward_to_go(t: Trajectory, v_t: tf.Tensor, v_tp1: tf.Tensor, gamma: float, lambda_: float) -> tf.Tensor:
     """psi_t = G_t   (PG-37)."""
-    inside_t = returns.trace(1.0, t.terminated, t.truncated)
-    return returns.reward_to_go(t.reward, returns.discount(gamma, t.terminated), inside_t, t.mask)
+    return returns.reward_to_go(t.reward, *vectors(t, gamma, 1.0), t.mask)
 
 
 def monte_carlo_advantage(t: Trajectory, v_t: tf.Tensor, v_tp1: tf.Tensor, gamma: float, lambda_: float) -> tf.Tensor:
     """psi_t = G_t - V(o_t)   (PG-48), G_t completed by V(o_{t+1}) where the episode was cut rather than ended."""
-    inside_t = returns.trace(1.0, t.terminated, t.truncated)
-    return_t = returns.lambda_return(t.reward, returns.discount(gamma, t.terminated), inside_t, v_t, v_tp1, t.mask)
+    return_t = returns.lambda_return(t.reward, *vectors(t, gamma, 1.0), v_t, v_tp1, t.mask)
     return baselines.value_baseline(return_t, v_t, t.mask)
 
 
 def gae(t: Trajectory, v_t: tf.Tensor, v_tp1: tf.Tensor, gamma: float, lambda_: float) -> tf.Tensor:
     """psi_t = A^lambda_t   (PG-67)."""
-    lambda_t = returns.trace(lambda_, t.terminated, t.truncated)
-    return returns.gae(t.reward, returns.discount(gamma, t.terminated), lambda_t, v_t, v_tp1, t.mask)
+    return returns.gae(t.reward, *vectors(t, gamma, lambda_), v_t, v_tp1, t.mask)
 
 
 ALGORITHMS = {

@@ -19,6 +19,7 @@ from tfpg.update import Learner, make_update
 ENVS = {("graph", "steps"): 40, ("graph", "episodes"): 32, ("python", "steps"): 8, ("python", "episodes"): 8}
 HORIZONS = {"graph": 200, "python": 256}
 EVALUATION_ENVS = 10
+MOST_SAMPLES = 100_000_000
 
 
 class Engine(NamedTuple):
@@ -92,8 +93,12 @@ def make_learner(config: Config, spaces: Spaces) -> Learner:
 
 def _sizes(config: Config, kind: str, time_limit: int) -> tuple[int, int]:
     batch = algorithms.ALGORITHMS[config.algo].batch
-    horizon = min(time_limit, 10_000) if batch == "episodes" else HORIZONS[kind]
-    return config.envs or ENVS[kind, batch], config.horizon or horizon
+    n, horizon = config.envs or ENVS[kind, batch], config.horizon or (time_limit if batch == "episodes" else HORIZONS[kind])
+    if n * horizon > MOST_SAMPLES:
+        raise UsageError(f"--envs={n} times --horizon={horizon} is too large: at most {MOST_SAMPLES:,} samples per iteration are allowed.")
+    if config.critic_minibatches > n * horizon:
+        raise UsageError(f"--critic_minibatches={config.critic_minibatches} is more than the {n * horizon:,} samples of an iteration.")
+    return n, horizon
 
 
 def graph_engine(config: Config, environment: Environment, learner: Learner) -> Engine:

@@ -5,22 +5,23 @@ static: they run when a program is traced, cost nothing afterwards, and hold und
 """
 
 import functools
+import inspect
+import itertools
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 
 def same_shape(**tensors: tf.Tensor) -> None:
     """Raises `ValueError` naming two arguments and their shapes unless all static shapes agree.
 
-    Example: `same_shape(reward=r_t, discount=discount_t)`. Dimensions unknown at trace time agree with everything.
+    Example: `same_shape(reward=r_t, discount=discount_t)`. What is unknown at trace time agrees with everything.
     """
-    (first, reference), *others = tensors.items()
-    for name, tensor in others:
-        a, b = reference.shape, tensor.shape
-        if not a.is_compatible_with(b) or a.rank != b.rank:
-            raise ValueError(f"{first} has shape {a} but {name} has shape {b}: they must be equal, nothing is broadcast here")
+    for (a, x), (b, y) in itertools.combinations(tensors.items(), 2):
+        if not x.shape.is_compatible_with(y.shape):
+            raise ValueError(f"{a} has shape {x.shape} but {b} has shape {y.shape}: they must be equal, nothing is broadcast here")
 
 
 def rank(minimum: int, **tensors: tf.Tensor) -> None:
@@ -30,33 +31,37 @@ def rank(minimum: int, **tensors: tf.Tensor) -> None:
             raise ValueError(f"{name} has shape {tensor.shape}: at least {minimum} dimension(s) are needed, time first")
 
 
-def _float_type(values: list[Any]) -> tf.DType:
-    for value in values:
-        dtype = getattr(value, "dtype", None)
-        if dtype is not None and tf.as_dtype(dtype).is_floating:
-            return tf.as_dtype(dtype)
-    return tf.float32
+def _float_type(values: Any) -> tf.DType:
+    types = [tf.as_dtype(value.dtype) for value in values if hasattr(value, "dtype")]
+    return next((dtype for dtype in types if dtype.is_floating), tf.float32)
 
 
 def component(function: Callable[..., Any]) -> Callable[..., Any]:
     """Makes a first-order function a `tf.function` that traces once per shape and type.
 
-    Python numbers become tensors (of the first floating argument's type, or int32) before the call, so a new discount or step count
-    is a new value and not a new trace; strings stay Python. `component(f).python_function` is f itself. Do not use it on functions
-    that take functions: each new closure would be a new trace.
+    Arrays, lists and Python numbers become tensors before the call: a number takes the type of the first floating argument, or int32
+    where the signature says `int`, so that a new discount or step count is a new value and not a new trace. Strings stay Python. Inside
+    another traced function it adds nothing: the outer program contains the function itself. `component(f).python_function` is f.
+
+    Do not use it on functions that take functions: each new closure would be a new trace.
     """
     traced = tf.function(function, autograph=False)
+    signature = inspect.signature(function)
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
-        dtype = _float_type([*args, *kwargs.values()])
+        given = signature.bind(*args, **kwargs).arguments
+        dtype = _float_type(given.values())
 
-        def tensor(value: Any) -> Any:
+        def tensor(name: str, value: Any) -> Any:
+            if isinstance(value, (list, tuple, np.ndarray)):
+                return tf.convert_to_tensor(value)
             if isinstance(value, bool) or not isinstance(value, (int, float)):
                 return value
-            return tf.convert_to_tensor(value, dtype if isinstance(value, float) else tf.int32)
+            return tf.constant(value, tf.int32 if signature.parameters[name].annotation is int else dtype)
 
-        return traced(*map(tensor, args), **{name: tensor(value) for name, value in kwargs.items()})
+        run = traced if tf.executing_eagerly() else function
+        return run(**{name: tensor(name, value) for name, value in given.items()})
 
     call.python_function = function  # type: ignore[attr-defined]
     call.traced = traced  # type: ignore[attr-defined]

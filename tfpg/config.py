@@ -9,12 +9,13 @@ from tfpg.errors import UsageError
 
 ALGORITHMS = ("reinforce", "reinforce_togo", "reinforce_baseline", "npg_fixed", "npg", "trpo")
 ACTIVATIONS = ("tanh", "relu", "elu", "swish")
-"""The names of the table's rows and of the activations, here so that `--help` and a mistyped flag need not wait for TensorFlow."""
+ENGINES = ("auto", "graph", "gymnasium", "envpool")
+"""Names that flags may take, here so that `--help` and a mistyped flag need not wait for TensorFlow."""
 
 
-def option(default: Any, group: str, help: str, choices: Any = None, low: float | None = None, high: float | None = None) -> Any:
-    """A field of Config: its default, where `--help` lists it, one sentence, and what is allowed (both bounds included)."""
-    return dataclasses.field(default=default, metadata={"group": group, "help": help, "choices": choices, "low": low, "high": high})
+def option(default: Any, group: str, help: str, **allowed: Any) -> Any:
+    """A field of Config: its default, where `--help` lists it, a few words, and what is allowed: `choices`, or `low` and `high`."""
+    return dataclasses.field(default=default, metadata={"group": group, "help": help, **allowed})
 
 
 LEARN, STEP, NETWORK, RUN, JUDGE = "What to learn", "How to improve", "Networks", "Where and how to run", "Evaluation and logging"
@@ -22,68 +23,57 @@ LEARN, STEP, NETWORK, RUN, JUDGE = "What to learn", "How to improve", "Networks"
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    algo: str = option("npg", LEARN, "algorithm, a row of the table", choices=ALGORITHMS)
+    algo: str = option("npg", LEARN, f"a row of the table: {', '.join(ALGORITHMS)}", choices=ALGORITHMS)
     env: str = option("CartPole-v1", LEARN, "environment: any gymnasium id")
-    engine: str = option(
-        "auto",
-        LEARN,
-        "who simulates: graph (compiled TensorFlow, where tfpg has the environment), gymnasium, envpool; auto takes graph if it can",
-        choices=("auto", "graph", "gymnasium", "envpool"),
-    )
-    total_steps: int = option(400_000, LEARN, "environment steps to learn from", low=1)
-    envs: int = option(0, LEARN, "environments side by side; 0 chooses by engine", low=0, high=1_000_000)
-    horizon: int = option(0, LEARN, "steps of each environment per iteration; 0 chooses by engine", low=0, high=1_000_000)
+    engine: str = option("auto", LEARN, "graph (compiled TensorFlow), gymnasium, envpool; auto: graph if tfpg has it", choices=ENGINES)
+    total_steps: int = option(400_000, LEARN, "environment steps to learn from, in whole iterations", low=1, high=10**15)
+    envs: int = option(0, LEARN, "environments side by side; 0: chosen by engine", low=0, high=1_000_000)
+    horizon: int = option(0, LEARN, "steps of each per iteration; 0: chosen by engine", low=0, high=1_000_000)
     seed: int = option(0, LEARN, "seed of everything random", low=0, high=2**31 - 1)
 
     discount: float = option(0.99, STEP, "gamma, per step", low=0, high=1)
     discount_from: str = option(
-        "togo",
-        STEP,
-        "togo: returns discounted from each step on (common practice, biased below 1); start: from the episode's start (unbiased)",
-        choices=("togo", "start"),
+        "togo", STEP, "togo: from each step on, as is common; start: as the objective has it", choices=("togo", "start")
     )
     gae_lambda: float = option(0.95, STEP, "lambda of generalised advantage estimation", low=0, high=1)
-    kl_radius: float = option(0.01, STEP, "epsilon: mean KL(old||new) that a step of npg and trpo may take, in nats", low=1e-12, high=100)
-    anneal: bool = option(True, STEP, "let step sizes and the radius fall linearly to 0 over --total_steps")
+    kl_radius: float = option(0.01, STEP, "epsilon of npg and trpo: mean KL(old||new) of a step, in nats", low=1e-12, high=100)
+    anneal: bool = option(True, STEP, "radius, alpha and learning_rate fall linearly to 0 over total_steps")
     damping: float = option(0.1, STEP, "eta in (F + eta I) x = g", low=0, high=1e6)
     cg_iterations: int = option(10, STEP, "conjugate-gradient iterations", low=1, high=10_000)
     step_size: float = option(0.3, STEP, "alpha of npg_fixed: theta + alpha x", low=0, high=1e6)
     backtracks: int = option(10, STEP, "step lengths that trpo tries", low=1, high=1000)
     shrink: float = option(0.8, STEP, "factor from one of these lengths to the next", low=1e-6, high=1 - 1e-6)
-    optimizer: str = option("adam", STEP, "first-order optimiser of the reinforce rows", choices=("adam", "sgd"))
+    optimizer: str = option("adam", STEP, "adam or sgd, of the reinforce rows", choices=("adam", "sgd"))
     learning_rate: float = option(0.01, STEP, "its learning rate", low=0, high=1e6)
     critic_learning_rate: float = option(1e-3, STEP, "learning rate of the critic (Adam)", low=0, high=1e6)
     critic_epochs: int = option(5, STEP, "passes over the batch to fit the critic", low=1, high=10_000)
     critic_minibatches: int = option(8, STEP, "minibatches of each pass", low=1, high=1_000_000)
 
-    network: str = option("mlp", NETWORK, "own multilayer perceptron, or the same one as a Keras model", choices=("mlp", "keras"))
-    hidden: str = option("64,64", NETWORK, "widths of the hidden layers")
-    activation: str = option("tanh", NETWORK, "their activation", choices=ACTIVATIONS)
-    initial_log_std: float = option(0.0, NETWORK, "log standard deviation of a new Gaussian policy, bounds at -1 and 1", low=-20, high=5)
+    network: str = option("mlp", NETWORK, "mlp: our own perceptron; keras: the same as a Keras model", choices=("mlp", "keras"))
+    hidden: str = option("64,64", NETWORK, "widths of the hidden layers; empty: linear")
+    activation: str = option("tanh", NETWORK, f"of the hidden layers: {', '.join(ACTIVATIONS)}", choices=ACTIVATIONS)
+    initial_log_std: float = option(0.0, NETWORK, "of a new Gaussian policy; -1 and 1 are the action's bounds", low=-20, high=5)
     normalize_observations: bool = option(True, NETWORK, "standardise observations by running mean and variance")
 
-    mode: str = option("train", RUN, "train, evaluate (a run directory) or export (its policy)", choices=("train", "evaluate", "export"))
-    workdir: str = option("", RUN, "run directory; empty makes a new one under runs/")
+    mode: str = option("train", RUN, "train; evaluate or export the run in --workdir", choices=("train", "evaluate", "export"))
+    workdir: str = option("", RUN, "run directory; empty: a new one under runs/")
     resume: bool = option(False, RUN, "continue the run in --workdir")
-    device: str = option("auto", RUN, "device to compute on", choices=("auto", "cpu", "gpu", "tpu"))
+    device: str = option("auto", RUN, "auto, cpu, gpu or tpu", choices=("auto", "cpu", "gpu", "tpu"))
     jit: bool = option(True, RUN, "compile with XLA")
     fisher_block: int = option(2048, RUN, "samples per block of the Fisher-vector product", low=1, high=2**31 - 1)
 
     eval_episodes: int = option(100, JUDGE, "greedy episodes of an evaluation", low=1, high=1_000_000)
-    eval_every: int = option(0, JUDGE, "iterations between evaluations; 0: at the end only (10 with --stop_at_return)", low=0)
-    stop_at_return: float = option(math.nan, JUDGE, "stop early once an evaluation reaches this mean return")
-    checkpoint_every: int = option(50, JUDGE, "iterations between checkpoints (there is always one at the end)", low=1)
-    progress: str = option(
-        "auto", JUDGE, "live table, plain lines, nothing; auto is live on a terminal", choices=("auto", "live", "plain", "none")
-    )
-    tensorboard: bool = option(True, JUDGE, "write TensorBoard events where tensorboard is installed")
+    eval_every: int = option(0, JUDGE, "iterations between evaluations; 0: only at the end", low=0, high=2**31 - 1)
+    stop_at_return: float = option(math.nan, JUDGE, "stop once an evaluation (every 10 iterations if eval_every is 0) reaches it")
+    checkpoint_every: int = option(50, JUDGE, "iterations between checkpoints; there is one at the end too", low=1, high=2**31 - 1)
+    progress: str = option("auto", JUDGE, "live, plain, none; auto: live on a terminal", choices=("auto", "live", "plain", "none"))
+    tensorboard: bool = option(True, JUDGE, "write events, if tensorboard is installed")
 
     def hidden_widths(self) -> list[int]:
         """`hidden` as numbers; empty means a linear network."""
         return [int(width) for width in self.hidden.split(",") if width.strip()]
 
 
-UNCHECKED = ("stop_at_return",)  # NaN means: not asked for
 PLACES = ("mode", "workdir", "resume")  # where a run lies and what is done with it: not part of what the run is
 FREE = (*PLACES, "total_steps", "stop_at_return", "checkpoint_every", "progress", "tensorboard", "eval_every", "eval_episodes")
 """Flags that a resumed run may change: they say how long and how watched, not what is learned."""
@@ -96,16 +86,13 @@ def closest(word: str, words: Any) -> str:
 
 
 def _check_field(field: dataclasses.Field, value: Any) -> None:
-    low, high, choices = (field.metadata[key] for key in ("low", "high", "choices"))
+    low, high, choices = (field.metadata.get(key) for key in ("low", "high", "choices"))
     if choices and value not in choices:
         raise UsageError(f"--{field.name}={value} is unknown: {', '.join(choices)} are allowed.{closest(value, choices)}")
-    if isinstance(value, float) and not math.isfinite(value) and field.name not in UNCHECKED:
-        raise UsageError(f"--{field.name}={value} is not a finite number.")
-    if isinstance(value, float) and math.isinf(value):
-        raise UsageError(f"--{field.name}={value} is not a finite number.")
-    if (low is not None and value < low) or (high is not None and value > high):
-        bounds = f"from {low:g} to {high:g}" if high is not None else f"of at least {low:g}"
-        raise UsageError(f"--{field.name}={value} is out of range: a number {bounds} is allowed.")
+    if isinstance(value, float) and (math.isinf(value) or (math.isnan(value) and field.name != "stop_at_return")):
+        raise UsageError(f"--{field.name}={value} is not allowed: a finite number may stand there.")
+    if low is not None and not low <= value <= high:
+        raise UsageError(f"--{field.name}={value} is out of range: a number from {low} to {high} is allowed.")
 
 
 def check(config: Config) -> Config:

@@ -68,19 +68,16 @@ def blocked_fisher_vector_product(
 ) -> Callable[[Nest], Nest]:
     """v -> F v, walking the batch in blocks of samples so that activations stay in cache and memory does not grow with the batch.
 
-    The last block is padded with weight 0. Args: as above, with M known at trace time; block: samples per block.
+    The last block is filled up with copies of a sample, at weight 0. Args: as above, with M known at trace time; block: samples per block.
     """
     samples = observation.shape[0]
     blocks = -(-samples // block)
     if blocks <= 1:
         return lambda v: fisher_vector_product(policy, params, observation, weight, v)
     padding = blocks * block - samples
-
-    def split(x: tf.Tensor) -> tf.Tensor:
-        padded = tf.concat([x, tf.zeros([padding, *x.shape[1:]], x.dtype)], axis=0)
-        return tf.reshape(padded, [blocks, block, *x.shape[1:]])
-
-    observations, weights = split(observation), split(weight)
+    filled = tf.concat([observation, tf.repeat(observation[:1], padding, axis=0)], axis=0)
+    observations = tf.reshape(filled, [blocks, block, *observation.shape[1:]])
+    weights = tf.reshape(tf.concat([weight, tf.zeros([padding], weight.dtype)], axis=0), [blocks, block])
 
     def product(v: Nest) -> Nest:
         def add(i: tf.Tensor, total: Nest) -> tuple[tf.Tensor, Nest]:

@@ -22,7 +22,7 @@ def conjugate_gradient(matvec: Callable[[Nest], Nest], b: Nest, iterations: int,
 
     Each step: alpha = r.r / p.Ap;  x += alpha p;  r -= alpha A p;  p = r + (r'.r' / r.r) p. It stops early when ||r|| <= tolerance ||b||,
     or when p.Ap <= 0 (the direction carries no curvature), so a singular consistent system gives its minimum-norm solution and b = 0
-    gives 0. Nothing raises: the residual is part of the result.
+    gives 0. Nothing raises: the residual is part of the result. No gradient flows through it.
 
     Args: matvec: nest -> nest like b; b: nest; iterations: at most so many products; tolerance: relative residual to stop at.
     Reference: Hestenes and Stiefel 1952.
@@ -45,4 +45,4 @@ def conjugate_gradient(matvec: Callable[[Nest], Nest], b: Nest, iterations: int,
     start = (tf.constant(0), trees.zeros_like(b), b, b, bb, tf.constant(True))
     k, x, _, _, rr, _ = tf.while_loop(unfinished, step, start)
     safe = tf.where(bb > 0, bb, tf.ones_like(bb))
-    return Solution(x, tf.sqrt(rr / safe), k)
+    return tf.nest.map_structure(tf.stop_gradient, Solution(x, tf.sqrt(rr / safe), k))

@@ -30,7 +30,7 @@ def categorical(net: Net, actions: int, start: int = 0, dtype: tf.DType = tf.flo
         return tfd.Categorical(logits=p["logits"])
 
     def noise(batch: Any, seed: tf.Tensor) -> tf.Tensor:
-        uniform = tf.random.stateless_uniform(tf.concat([batch, [actions]], axis=0), seed, dtype=dtype)
+        uniform = tf.random.stateless_uniform(tf.concat([tf.cast(batch, tf.int32), [actions]], axis=0), seed, dtype=dtype)
         return -tf.math.log(-tf.math.log(tf.maximum(uniform, 1e-20)))
 
     def act(p: dict[str, tf.Tensor], gumbel: tf.Tensor) -> tf.Tensor:
@@ -54,8 +54,8 @@ def gaussian(net: Net, low: Sequence[float], high: Sequence[float], initial_log_
     bounds = np.asarray([low, high], np.float64)
     actions = len(low)
     bounded = np.isfinite(bounds).all(axis=0)
-    middle = tf.constant(np.where(bounded, bounds.mean(axis=0), 0.0), dtype)
-    half = tf.constant(np.where(bounded, (bounds[1] - bounds[0]) / 2, 1.0), dtype)
+    below, above = np.where(bounded, bounds, [[-1.0], [1.0]])
+    middle, half = tf.constant((below + above) / 2, dtype), tf.constant((above - below) / 2, dtype)
     lowest, highest = (tf.constant(bound, dtype) for bound in bounds)
 
     def init(seed: tf.Tensor) -> Nest:
@@ -66,10 +66,10 @@ def gaussian(net: Net, low: Sequence[float], high: Sequence[float], initial_log_
         return {"loc": loc, "log_std": tf.broadcast_to(params["log_std"], tf.shape(loc))}
 
     def distribution(p: dict[str, tf.Tensor]) -> Any:
-        return tfd.Independent(tfd.Normal(p["loc"], tf.exp(p["log_std"])), reinterpreted_batch_ndims=1)
+        return tfd.MultivariateNormalDiag(p["loc"], tf.exp(p["log_std"]))
 
     def noise(batch: Any, seed: tf.Tensor) -> tf.Tensor:
-        return tf.random.stateless_normal(tf.concat([batch, [actions]], axis=0), seed, dtype=dtype)
+        return tf.random.stateless_normal(tf.concat([tf.cast(batch, tf.int32), [actions]], axis=0), seed, dtype=dtype)
 
     def act(p: dict[str, tf.Tensor], normal: tf.Tensor) -> tf.Tensor:
         return p["loc"] + tf.exp(p["log_std"]) * normal

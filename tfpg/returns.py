@@ -73,8 +73,8 @@ def reward_to_go(r_t: tf.Tensor, discount_t: tf.Tensor, lambda_t: tf.Tensor, mas
     Raises: ValueError if the shapes differ.
     """
     checks.same_shape(r_t=r_t, discount_t=discount_t, lambda_t=lambda_t, mask_t=mask_t)
-    r_t, decay_t = _inside(mask_t, r_t, discount_t * lambda_t)
-    return scan_back(r_t, decay_t)
+    r_t, discount_t, lambda_t = _inside(mask_t, r_t, discount_t, lambda_t)
+    return scan_back(r_t, discount_t * lambda_t)
 
 
 @checks.component
@@ -91,7 +91,7 @@ def td_residual(r_t: tf.Tensor, discount_t: tf.Tensor, v_t: tf.Tensor, v_tp1: tf
 
 @checks.component
 def n_step(
-    r_t: tf.Tensor, discount_t: tf.Tensor, lambda_t: tf.Tensor, v_t: tf.Tensor, v_tp1: tf.Tensor, mask_t: tf.Tensor, n: tf.Tensor
+    r_t: tf.Tensor, discount_t: tf.Tensor, lambda_t: tf.Tensor, v_t: tf.Tensor, v_tp1: tf.Tensor, mask_t: tf.Tensor, n: int
 ) -> tf.Tensor:
     """A^(n)_t = sum_{k<m} gamma^k r_{t+k} + gamma^m V(o_{t+m}) - V(o_t),  m = min(n, steps left)   (PG-65).
 
@@ -103,13 +103,13 @@ def n_step(
     """
     delta_t = td_residual(r_t, discount_t, v_t, v_tp1, mask_t)
     checks.same_shape(delta_t=delta_t, lambda_t=lambda_t)
-    (decay_t,) = _inside(mask_t, discount_t * lambda_t)
+    discount_t, lambda_t = _inside(mask_t, discount_t, lambda_t)
 
     def longer(k: tf.Tensor, advantage_t: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         advantage_tp1 = tf.concat([advantage_t[1:], tf.zeros_like(advantage_t[:1])], axis=0)
-        return k + 1, delta_t + decay_t * advantage_tp1
+        return k + 1, delta_t + discount_t * lambda_t * advantage_tp1
 
-    return tf.while_loop(lambda k, _: k < n, longer, (tf.constant(1), delta_t))[1]
+    return tf.while_loop(lambda k, _: k < n, longer, (tf.constant(1), delta_t), maximum_iterations=r_t.shape[0])[1]
 
 
 @checks.component
@@ -124,8 +124,8 @@ def gae(r_t: tf.Tensor, discount_t: tf.Tensor, lambda_t: tf.Tensor, v_t: tf.Tens
     """
     delta_t = td_residual(r_t, discount_t, v_t, v_tp1, mask_t)
     checks.same_shape(delta_t=delta_t, lambda_t=lambda_t)
-    (decay_t,) = _inside(mask_t, discount_t * lambda_t)
-    return scan_back(delta_t, decay_t)
+    discount_t, lambda_t = _inside(mask_t, discount_t, lambda_t)
+    return scan_back(delta_t, discount_t * lambda_t)
 
 
 @checks.component
@@ -136,8 +136,8 @@ def lambda_return(
 
     Zero on padding. Raises: ValueError if the shapes differ.
     """
-    (v_inside,) = _inside(mask_t, v_t)
-    return gae(r_t, discount_t, lambda_t, v_t, v_tp1, mask_t) + v_inside
+    advantage_t = gae(r_t, discount_t, lambda_t, v_t, v_tp1, mask_t)
+    return advantage_t + _inside(mask_t, v_t)[0]
 
 
 @checks.component

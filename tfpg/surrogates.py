@@ -1,4 +1,7 @@
-"""Surrogates: per-step objectives whose gradient is a policy gradient. They are ascended, and reduced once, by `weighted_sum`."""
+"""Surrogates: per-step objectives whose gradient is a policy gradient. They are ascended, and reduced once, by `weighted_sum`.
+
+Padding is the reduction's affair for values. Gradients need clean inputs as well: what the policy reads at padded steps must be finite.
+"""
 
 import tensorflow as tf
 
@@ -46,7 +49,7 @@ def weights(mask_t: tf.Tensor, like: tf.Tensor, normaliser: str) -> tf.Tensor:
     if normaliser == "traj":
         return mask / tf.cast(tf.shape(mask_t)[1], like.dtype)
     if normaliser == "step":
-        return mask / tf.reduce_sum(mask)
+        return tf.math.divide_no_nan(mask, tf.reduce_sum(mask))
     if normaliser == "sum":
         return mask
     raise ValueError(f"normaliser is {normaliser!r}: 'traj', 'step' and 'sum' are allowed")

@@ -6,6 +6,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from tfpg import checks
 from tfpg.types import Nest
 
 
@@ -14,20 +15,34 @@ def zeros_like(x: Nest) -> Nest:
     return tf.nest.map_structure(tf.zeros_like, x)
 
 
+def number(a: Any, like: tf.Tensor) -> tf.Tensor:
+    """The scalar a in the type of another tensor; a Python number directly, since by way of float32 0.1 would lose half its digits."""
+    return tf.cast(a, like.dtype) if tf.is_tensor(a) else tf.constant(a, like.dtype)
+
+
 def scale(a: Any, x: Nest) -> Nest:
     """a x."""
-    return tf.nest.map_structure(lambda leaf: tf.cast(a, leaf.dtype) * leaf, x)
+    return tf.nest.map_structure(lambda leaf: number(a, leaf) * leaf, x)
 
 
 def axpy(a: Any, x: Nest, y: Nest) -> Nest:
-    """a x + y, for a scalar a and nests x, y of one structure."""
-    return tf.nest.map_structure(lambda x_i, y_i: tf.cast(a, x_i.dtype) * x_i + y_i, x, y)
+    """a x + y, for a scalar a and nests x, y of one structure. Raises: ValueError if the shapes of two leaves differ."""
+
+    def leaf(x_i: tf.Tensor, y_i: tf.Tensor) -> tf.Tensor:
+        checks.same_shape(x=x_i, y=y_i)
+        return number(a, x_i) * x_i + y_i
+
+    return tf.nest.map_structure(leaf, x, y)
 
 
 def dot(x: Nest, y: Nest) -> tf.Tensor:
-    """x . y = sum over all leaves of sum(x_i y_i)."""
-    products = tf.nest.map_structure(lambda x_i, y_i: tf.reduce_sum(x_i * y_i), x, y)
-    return functools.reduce(operator.add, tf.nest.flatten(products))
+    """x . y = sum over all leaves of sum(x_i y_i). Raises: ValueError if the shapes of two leaves differ."""
+
+    def leaf(x_i: tf.Tensor, y_i: tf.Tensor) -> tf.Tensor:
+        checks.same_shape(x=x_i, y=y_i)
+        return tf.reduce_sum(x_i * y_i)
+
+    return functools.reduce(operator.add, tf.nest.flatten(tf.nest.map_structure(leaf, x, y)))
 
 
 def norm(x: Nest) -> tf.Tensor:

@@ -57,7 +57,7 @@ class Value(NamedTuple):
 
 
 class Net(NamedTuple):
-    """A function of explicit parameters: `init(seed [2]) -> w`, `apply(w, x [..., D]) -> [..., K]`."""
+    """A function of explicit parameters: `init(seed [2]) -> w`, `apply(w, x [B, ..., D]) -> [B, ..., K]`."""
 
     init: Callable[[tf.Tensor], Nest]
     apply: Callable[[Nest, tf.Tensor], tf.Tensor]

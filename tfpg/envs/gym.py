@@ -58,12 +58,12 @@ def spaces_of(name: str, observation: Any, action: Any) -> Spaces:
 def _explain(name: str, error: Exception) -> UsageError:
     import gymnasium
 
-    text = " ".join(str(error).split())
+    text = " ".join(str(error).split()).rstrip("?.! ")
     if isinstance(error, (gymnasium.error.DependencyNotInstalled, ModuleNotFoundError, ImportError)):
         extra = next((extra for word, extra in EXTRAS.items() if word in text.lower()), None)
         cure = f"pip install 'gymnasium[{extra}]' brings it." if extra else "Install the package that it names."
-        return UsageError(f"--env={name} needs a package that is missing ({text.rstrip('.')}). {cure}")
-    return UsageError(f"--env={name} cannot be made: {text.rstrip('.')}. Any registered gymnasium id is allowed, such as CartPole-v1.")
+        return UsageError(f"--env={name} needs a package that is missing ({text}). {cure}")
+    return UsageError(f"--env={name} cannot be made: {text}. Any registered gymnasium id is allowed, such as CartPole-v1.")
 
 
 def open_gymnasium(name: str, n: int, seed: int) -> VectorEnvironment:

@@ -1,0 +1,127 @@
+"""Checkpoints are whole or absent: every damage is noticed, and the one before it is taken."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfpg import checkpoint
+from tfpg.errors import RunFault
+
+
+def state(number):
+    """A nest of several types that depends on `number`."""
+    return {
+        "train": ({"kernel": tf.fill([3, 2], float(number)), "step": tf.constant(number)}, ()),
+        "flags": tf.constant([True, number % 2 == 0]),
+    }
+
+
+def assert_is(found, number):
+    (read, counters) = found
+    tf.nest.map_structure(np.testing.assert_array_equal, read, state(number))
+    tf.nest.map_structure(lambda a, b: (a.dtype == b.dtype) or pytest.fail("type"), read, state(number))
+    assert counters == {"iteration": number}
+
+
+def save(directory, number):
+    return checkpoint.save(directory, number, state(number), {"iteration": number})
+
+
+def names(directory):
+    return sorted(path.name for path in directory.iterdir())
+
+
+def test_what_was_saved_is_read(tmp_path):
+    save(tmp_path, 4)
+    assert_is(checkpoint.latest(tmp_path, state(0)), 4)
+
+
+def test_the_newest_is_read_by_number_and_few_are_kept(tmp_path):
+    for number in (8, 9, 10, 11):
+        save(tmp_path, number)
+    assert_is(checkpoint.latest(tmp_path, state(0)), 11)
+    assert names(tmp_path) == ["10", "11", "9"]
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(bytes(content))
+
+
+def nonsense(path):
+    path.write_bytes(b"\xff\xfe nonsense")
+
+
+DAMAGES = {"truncated": truncate, "flipped": flip, "empty": lambda path: path.write_bytes(b""), "missing": lambda path: path.unlink()}
+
+
+@pytest.mark.parametrize("damage", [*DAMAGES, "nonsense"])
+@pytest.mark.parametrize("file", ["manifest.json", "state.index", "state.data-00000-of-00001"])
+def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_taken(file, damage, tmp_path, capsys):
+    if file == "manifest.json" and damage == "flipped":
+        damage = "truncated"
+    save(tmp_path, 1)
+    save(tmp_path, 2)
+    {**DAMAGES, "nonsense": nonsense}[damage](tmp_path / "2" / file)
+    assert_is(checkpoint.latest(tmp_path, state(0)), 1)
+    assert names(tmp_path) == ["1", "2.bad"]
+    assert "2 is damaged" in capsys.readouterr().out
+
+
+def test_all_damaged_is_an_error_never_a_fresh_start(tmp_path):
+    save(tmp_path, 1)
+    (tmp_path / "1" / "state.index").unlink()
+    with pytest.raises(RunFault, match="holds no checkpoint"):
+        checkpoint.latest(tmp_path, state(0))
+    with pytest.raises(RunFault, match="holds no checkpoint"):
+        checkpoint.latest(tmp_path / "nowhere", state(0))
+
+
+def test_another_network_does_not_fit(tmp_path):
+    save(tmp_path, 1)
+    other = state(0)
+    other["train"][0]["kernel"] = tf.zeros([2, 3])
+    with pytest.raises(RunFault):
+        checkpoint.latest(tmp_path, other)
+
+
+def test_a_manifest_cannot_point_elsewhere(tmp_path):
+    save(tmp_path, 1)
+    (tmp_path / "secret").write_text("x")
+    manifest = json.loads((tmp_path / "1" / "manifest.json").read_text())
+    manifest["files"]["../secret"] = checkpoint._digest(tmp_path / "secret")
+    (tmp_path / "1" / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(RunFault):
+        checkpoint.latest(tmp_path, state(0))
+
+
+def test_a_save_that_died_midway_is_swept_away(tmp_path):
+    save(tmp_path, 1)
+    shutil.copytree(tmp_path / "1", tmp_path / "2.tmp")
+    assert_is(checkpoint.latest(tmp_path, state(0)), 1)
+    assert names(tmp_path) == ["1"]
+
+
+@pytest.mark.parametrize("call", ["write", "rename"])
+def test_a_save_that_fails_leaves_the_last_one(call, tmp_path, monkeypatch):
+    save(tmp_path, 1)
+
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    target = {"write": (tf.train.Checkpoint, "write"), "rename": (checkpoint.Path, "rename")}[call]
+    with monkeypatch.context() as patch:
+        patch.setattr(*target, fail)
+        with pytest.raises(RunFault, match=r"2 cannot be written.*No space left"):
+            save(tmp_path, 2)
+    assert_is(checkpoint.latest(tmp_path, state(0)), 1)
+    save(tmp_path, 2)
+    assert_is(checkpoint.latest(tmp_path, state(0)), 2)

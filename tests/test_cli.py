@@ -1,0 +1,143 @@
+"""The command line: every mistake is one sentence and exit code 2, and nothing is left behind."""
+
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from program import call
+
+import run
+from tfpg import workdir
+from tfpg.config import Config
+from tfpg.errors import UsageError
+
+ROOT = Path(run.__file__).parent
+
+MISTAKES = {
+    "--algo=trp": ["--algo=trp", "trpo", "Did you mean trpo?"],
+    "--algoo=npg": ["--algoo", "Did you mean algo?"],
+    "npg": ["'npg'", "--algo=npg"],
+    "--env=CartPole-v9": ["--env=CartPole-v9", "v1"],
+    "--env=CartPol-v1": ["--env=CartPol-v1", "CartPole"],
+    "--env=": ["--env=", "CartPole-v1"],
+    "--env=no_such_module:Thing-v0": ["--env=no_such_module:Thing-v0", "no_such_module"],
+    "--env=FrozenLake-v1": ["--env=FrozenLake-v1", "Discrete(16)", "Box"],
+    "--env=MountainCar-v0 --engine=graph": ["--engine=graph", "MountainCar-v0", "--engine=auto"],
+    "--env=MountainCar-v7 --engine=envpool": ["envpool"],
+    "--engine=gpu": ["--engine=gpu", "graph, gymnasium, envpool"],
+    "--seed=-1": ["--seed=-1", "from 0 to 2147483647"],
+    "--seed=1.5": ["--seed=1.5", "a whole number"],
+    "--total_steps=0": ["--total_steps=0", "from 1"],
+    "--discount=nan": ["--discount=nan", "a finite number"],
+    "--discount=1.01": ["--discount=1.01", "from 0 to 1"],
+    "--kl_radius=-0.01": ["--kl_radius=-0.01", "out of range"],
+    "--kl_radius=inf": ["--kl_radius=inf", "a finite number"],
+    "--gae_lambda=x": ["--gae_lambda=x", "a number"],
+    "--jit=perhaps": ["--jit=perhaps", "true and false"],
+    "--stop_at_return=inf": ["--stop_at_return=inf", "a finite number"],
+    "--hidden=64,-1": ["--hidden=64,-1", "64,64"],
+    "--hidden=64;64": ["--hidden=64;64", "64,64"],
+    "--device=tpu": ["--device=tpu", "cpu"],
+    "--critic_minibatches=9000": ["--critic_minibatches=9000", "8,000"],
+    "--envs=1000000 --horizon=1000000": ["--envs=1000000", "--horizon=1000000", "100,000,000"],
+    "--flagfile=no/such.flags": ["--flagfile", "No such file", "no/such.flags"],
+    "--mode=evaluate": ["--mode=evaluate", "--workdir"],
+    "--resume": ["--resume", "--workdir"],
+    "--mode=evaluate --resume --workdir=x": ["--resume", "--mode=train"],
+    "--mode=export --workdir=nowhere": ["--workdir=nowhere", "run.flags"],
+    "--workdir=/proc/nothing/here": ["--workdir=/proc/nothing/here", "cannot be written"],
+}
+
+
+@pytest.mark.parametrize("line", MISTAKES)
+def test_a_mistake_is_one_sentence_that_names_it(line, capfd, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = call(capfd, *line.split())
+    assert code == 2
+    assert out == ""
+    assert err.startswith("run.py: ")
+    assert err.count("\n") == 1
+    for text in MISTAKES[line]:
+        assert text in err
+    assert "Traceback" not in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_extra_is_named_with_its_cure(capfd, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("envpool", "mujoco"):
+        monkeypatch.setitem(sys.modules, name, None)
+    code, _, err = call(capfd, "--engine=envpool")
+    assert (code, "pip install 'tfpg[envpool]'" in err) == (2, True)
+    code, _, err = call(capfd, "--env=Hopper-v5")
+    assert (code, "pip install 'gymnasium[mujoco]'" in err) == (2, True)
+
+
+def test_a_directory_in_use_is_left_alone(capfd, tmp_path):
+    (tmp_path / "thesis.txt").write_text("mine")
+    code, _, err = call(capfd, f"--workdir={tmp_path}")
+    assert code == 2
+    assert "is not empty" in err
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_a_file_in_the_way_is_named(capfd, tmp_path):
+    (tmp_path / "file").write_text("")
+    code, _, err = call(capfd, f"--workdir={tmp_path}/file/run")
+    assert (code, "cannot be written" in err) == (2, True)
+
+
+def test_help_is_short_grouped_and_complete(capfd):
+    code, out, err = call(capfd, "--help")
+    assert (code, err) == (0, "")
+    for field in dataclasses.fields(Config):
+        assert f"--{field.name}={workdir.flag_text(field.default)} " in out
+    assert max(map(len, out.splitlines())) <= 120
+    assert len(out.splitlines()) < 65
+
+
+def test_help_and_mistyped_flags_do_not_wait_for_tensorflow():
+    for arguments in (["--help"], ["--algo=nope"]):
+        code = f"import sys; sys.argv = {['run.py', *arguments]}; import run\ntry: run.main()\nexcept SystemExit: pass\n"
+        check = "assert 'tensorflow' not in sys.modules"
+        subprocess.run([sys.executable, "-c", code + check], check=True, capture_output=True, cwd=ROOT)
+
+
+def test_a_flagfile_takes_comments_and_later_flags_override(tmp_path):
+    (tmp_path / "my.flags").write_text("# an experiment\n--algo=trpo\n--seed=4\n\n--nojit\n")
+    config = run.configure([f"--flagfile={tmp_path}/my.flags", "--seed=5"])
+    assert (config.algo, config.seed, config.jit, config.env) == ("trpo", 5, False, "CartPole-v1")
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.flags")), ids=lambda path: path.stem)
+def test_committed_flagfiles_are_valid_and_say_what_they_are(path):
+    run.configure([f"--flagfile={path}"])
+    assert path.read_text().startswith("# ")
+
+
+def test_run_flags_hold_every_flag_and_give_the_same_configuration(tmp_path):
+    config = Config(algo="trpo", seed=3, discount=0.7, stop_at_return=12.5, hidden="", tensorboard=False)
+    (tmp_path / "run.flags").write_text(workdir.flagfile(config))
+    assert run.configure([f"--flagfile={tmp_path}/run.flags"]) == config
+    names = {line.split("=")[0].removeprefix("--") for line in workdir.flagfile(config).splitlines() if line.startswith("--")}
+    assert names == {field.name for field in dataclasses.fields(Config)} - {"mode", "workdir", "resume"}
+    default = workdir.flagfile(Config())
+    (tmp_path / "run.flags").write_text(default)
+    assert workdir.flagfile(run.configure([f"--flagfile={tmp_path}/run.flags"])) == default
+
+
+def test_a_resumed_run_keeps_what_it_learns_with(tmp_path):
+    (tmp_path / "run.flags").write_text(workdir.flagfile(Config(kl_radius=0.02, total_steps=1000)))
+    config = run.configure(["--resume", f"--workdir={tmp_path}", "--total_steps=2000", "--kl_radius=0.02"])
+    assert (config.kl_radius, config.total_steps, config.resume) == (0.02, 2000, True)
+    with pytest.raises(UsageError, match=r"--kl_radius=0.01 differs from this run's 0.02"):
+        run.configure(["--resume", f"--workdir={tmp_path}", "--kl_radius=0.01"])
+
+
+def test_new_runs_get_directories_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    first, second = (workdir.create(Config(env="ALE/Pong-v5")) for _ in range(2))
+    assert first != second
+    assert first.parent == second.parent == Path("runs")

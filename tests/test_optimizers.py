@@ -1,0 +1,155 @@
+"""Optimisers against Keras, against their sums written out, and against their limits; ours ascend."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfpg import optimizers
+
+
+def random_gradients(rng, steps):
+    """`steps` nests of the same structure, kept away from zero."""
+
+    def leaf(scale, shape):
+        return tf.constant(scale * rng.choice([-1, 1], shape) * rng.uniform(0.3, 1.5, shape))
+
+    return [{"a": leaf(3.0, [2, 3]), "b": (leaf(0.02, [4]), leaf(40.0, []))} for _ in range(steps)]
+
+
+def run(mode, optimizer, gradients):
+    """The increments of successive updates."""
+    state, increments = optimizer.init(gradients[0]), []
+    update = mode(optimizer.update)
+    for gradient in gradients:
+        increment, state = update(gradient, state)
+        increments.append(increment)
+    return increments, state
+
+
+def keras_path(optimizer, start, gradients):
+    """Parameters after each step of a Keras optimiser, which descends: it is given the negative gradients."""
+    import keras
+
+    variables = [keras.Variable(leaf, dtype="float64") for leaf in tf.nest.flatten(start)]
+    optimizer.build(variables)
+    for gradient in gradients:
+        optimizer.apply([-leaf for leaf in tf.nest.flatten(gradient)], variables)
+        yield [variable.numpy() for variable in variables]
+
+
+def assert_same_path(mode, ours, theirs, gradients):
+    start = tf.nest.map_structure(lambda leaf: 0.5 * leaf + 1, gradients[0])
+    theta = [leaf.numpy() for leaf in tf.nest.flatten(start)]
+    increments, _ = run(mode, ours, gradients)
+    for increment, expected in zip(increments, keras_path(theirs, start, gradients), strict=True):
+        theta = [x + dx.numpy() for x, dx in zip(theta, tf.nest.flatten(increment), strict=True)]
+        for x, y in zip(theta, expected, strict=True):
+            np.testing.assert_allclose(x, y, rtol=1e-11, atol=1e-12)
+
+
+def assert_nests_close(found, expected, **tolerance):
+    tf.nest.assert_same_structure(found, expected)
+    for a, b in zip(tf.nest.flatten(found), tf.nest.flatten(expected), strict=True):
+        assert a.shape == b.shape
+        np.testing.assert_allclose(a, b, **tolerance)
+
+
+def test_sgd_goes_along_the_gradient(mode, rng):
+    gradients = random_gradients(rng, 2)
+    increments, _ = run(mode, optimizers.sgd(0.03), gradients)
+    for increment, gradient in zip(increments, gradients, strict=True):
+        assert_nests_close(increment, tf.nest.map_structure(lambda g: 0.03 * g.numpy(), gradient), rtol=1e-14)
+
+
+# Rates, decays and epsilons are whole multiples of powers of 2, so that Keras, which keeps some of them in single precision, is exact.
+
+
+def test_sgd_walks_the_path_of_keras(mode, rng):
+    import keras
+
+    assert_same_path(mode, optimizers.sgd(3 / 64), keras.optimizers.SGD(3 / 64), random_gradients(rng, 5))
+
+
+@pytest.mark.parametrize("epsilon", [2.0**-20, 0.5])
+def test_adam_walks_the_path_of_keras(mode, rng, epsilon):
+    import keras
+
+    ours = optimizers.adam(3 / 64, 0.875, 0.96875, epsilon)
+    theirs = keras.optimizers.Adam(3 / 64, beta_1=0.875, beta_2=0.96875, epsilon=epsilon)
+    assert_same_path(mode, ours, theirs, random_gradients(rng, 5))
+
+
+def test_adam_has_the_defaults_of_keras(rng):
+    import inspect
+
+    import keras
+
+    theirs = inspect.signature(keras.optimizers.Adam).parameters
+    ours = inspect.signature(optimizers.adam).parameters
+    for name in ("beta_1", "beta_2", "epsilon"):
+        assert ours[name].default == theirs[name].default
+
+
+def test_adam_is_its_weighted_sums_over_all_gradients(mode, rng):
+    """PG-122 without recursion: m_t = (1-b1) sum_k b1^(t-k) g_k, v_t likewise of g_k^2, both bias-corrected, epsilon-hat outside."""
+    alpha, b1, b2, epsilon = 0.07, 0.9, 0.97, 0.1
+    gradients = random_gradients(rng, 3)
+    increments, state = run(mode, optimizers.adam(alpha, b1, b2, epsilon), gradients)
+    histories = [np.stack(leaf) for leaf in zip(*map(tf.nest.flatten, gradients), strict=True)]
+    for t, increment in enumerate(increments, start=1):
+        for g, found in zip(histories, tf.nest.flatten(increment), strict=True):
+            m = (1 - b1) * sum(b1 ** (t - k) * g[k - 1] for k in range(1, t + 1))
+            v = (1 - b2) * sum(b2 ** (t - k) * g[k - 1] ** 2 for k in range(1, t + 1))
+            np.testing.assert_allclose(found, alpha * np.sqrt(1 - b2**t) / (1 - b1**t) * m / (np.sqrt(v) + epsilon), rtol=1e-11)
+    assert int(state.step) == 3
+    tf.nest.assert_same_structure(state.mean, gradients[0])
+    tf.nest.assert_same_structure(state.square, gradients[0])
+
+
+def test_adam_first_step_is_the_rate_times_the_sign(mode, rng):
+    gradients = random_gradients(rng, 1)
+    (increment,), _ = run(mode, optimizers.adam(0.02, epsilon=1e-30), gradients)
+    assert_nests_close(increment, tf.nest.map_structure(lambda g: 0.02 * np.sign(g), gradients[0]), rtol=1e-11)
+
+
+def test_adam_does_not_see_the_scale_of_the_gradients(mode, rng):
+    gradients = random_gradients(rng, 3)
+    scaled = [tf.nest.map_structure(lambda g: 1234.5 * g, gradient) for gradient in gradients]
+    optimizer = optimizers.adam(0.02, epsilon=1e-30)
+    for a, b in zip(run(mode, optimizer, gradients)[0], run(mode, optimizer, scaled)[0], strict=True):
+        assert_nests_close(a, b, rtol=1e-11)
+
+
+@pytest.mark.parametrize("optimizer", [optimizers.sgd(0.05), optimizers.adam(0.05)])
+def test_updates_ascend(mode, optimizer):
+    top = np.array([0.5, -1.0])
+    theta = tf.zeros([2], tf.float64)
+    state, update = optimizer.init(theta), mode(optimizer.update)
+    for _ in range(100):
+        increment, state = update(top - theta, state)
+        theta += increment
+    np.testing.assert_allclose(theta, top, atol=0.05)
+
+
+@pytest.mark.parametrize("optimizer", [optimizers.sgd(0.05), optimizers.adam(0.05)])
+def test_single_precision_agrees_with_double(mode, rng, optimizer):
+    gradients = random_gradients(rng, 3)
+    single = [tf.nest.map_structure(lambda g: tf.cast(g, tf.float32), gradient) for gradient in gradients]
+    increments, state = run(mode, optimizer, single)
+    assert {leaf.dtype for leaf in tf.nest.flatten(increments)} == {tf.float32}
+    assert {leaf.dtype for leaf in tf.nest.flatten(state)} <= {tf.float32, tf.int32}
+    for a, b in zip(increments, run(mode, optimizer, gradients)[0], strict=True):
+        assert_nests_close(a, b, rtol=3e-5)
+
+
+@pytest.mark.parametrize("optimizer", [optimizers.sgd(0.05), optimizers.adam(0.05)])
+def test_state_keeps_its_structure_as_a_loop_variable(rng, optimizer):
+    gradient = random_gradients(rng, 1)[0]
+    expected = run(lambda f: f, optimizer, [gradient] * 3)[0][-1]
+
+    @tf.function(autograph=False, jit_compile=True)
+    def loop():
+        start = (tf.constant(0), tf.nest.map_structure(tf.zeros_like, gradient), optimizer.init(gradient))
+        return tf.while_loop(lambda k, *_: k < 3, lambda k, _, state: (k + 1, *optimizer.update(gradient, state)), start)[1]
+
+    assert_nests_close(loop(), expected, rtol=1e-11)

@@ -1,0 +1,254 @@
+"""The program end to end: what a run leaves, that it repeats, that it can be stopped and continued, and that it learns."""
+
+import csv
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from program import call
+
+import run
+from tfpg import build, checkpoint, metrics, train, workdir
+from tfpg.config import Config
+
+ROOT = Path(run.__file__).parent
+SMALL = ["--hidden=8", "--envs=8", "--horizon=32", "--total_steps=2048", "--eval_episodes=7", "--tensorboard=false"]
+TIMES = ("seconds", "steps_per_second")
+
+
+def rows_without_times(directory):
+    return [{name: value for name, value in row.items() if name not in TIMES} for row in metrics.read(directory)]
+
+
+def parameters(directory):
+    """Every number of the newest checkpoint, environments included."""
+    config = run.configure([f"--flagfile={directory}/run.flags"])
+    parts = build.setup(config)
+    again = train.Run(config, directory, parts)
+    again.begin()
+    state, counters = checkpoint.latest(directory / "checkpoints", {"train": again.state, "carry": again.carry})
+    parts.engine.close()
+    return [leaf.numpy() for leaf in tf.nest.flatten(state)], {name: counters[name] for name in ("iteration", "steps", "episodes")}
+
+
+def assert_same_run(a, b):
+    assert rows_without_times(a) == rows_without_times(b)
+    (leaves_a, counters_a), (leaves_b, counters_b) = parameters(a), parameters(b)
+    assert counters_a == counters_b
+    for x, y in zip(leaves_a, leaves_b, strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A small finished run, made by the program in a process of its own."""
+    directory = tmp_path_factory.mktemp("finished") / "run"
+    done = subprocess.run(
+        [sys.executable, "run.py", *SMALL, "--tensorboard=true", "--eval_every=3", f"--workdir={directory}"],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    return directory, done
+
+
+def test_standard_error_stays_silent(finished):
+    assert finished[1].stderr == ""
+
+
+def test_it_says_what_it_does_shows_progress_and_reads_the_result_aloud(finished):
+    directory, done = finished
+    first, header, *table, _, verdict, where = done.stdout.splitlines()
+    for text in ("npg", "CartPole-v1", "2,048 steps", "8 x 32", "graph", "seed 0", "CPU:0", "XLA", str(directory)):
+        assert text in first
+    for column in ("steps", "episodes", "return", "KL / radius", "entropy", "expl.var", "steps/s", "left"):
+        assert column in header
+    assert len(table) == 8
+    assert table[-1].split()[0] == "2,048"
+    assert "\r" not in done.stdout
+    assert verdict.startswith("Over 7 greedy episodes it returns ")
+    assert str(directory / "policy" / "1") in where
+
+
+def test_the_run_directory_is_complete(finished):
+    directory, _ = finished
+    names = {path.name for path in directory.iterdir()}
+    wanted = {"run.flags", "metrics.csv", "metrics.jsonl", "summary.json", "checkpoints", "policy", "learning_curve.png"}
+    assert names - {"tensorboard"} == wanted
+    assert (directory / "policy" / "1" / "saved_model.pb").exists()
+    assert (directory / "learning_curve.png").read_bytes().startswith(b"\x89PNG")
+    assert not list(directory.rglob("*.tmp"))
+
+
+def test_the_summary_says_what_happened(finished):
+    summary = json.loads((finished[0] / "summary.json").read_text())
+    for name, value in {"algo": "npg", "env": "CartPole-v1", "seed": 0, "steps": 2048, "iterations": 8, "engine": "graph"}.items():
+        assert summary[name] == value
+    judged = summary["evaluation"]
+    assert judged["episodes"] == 7
+    assert 8 <= judged["min"] <= judged["mean"] <= judged["max"] <= 500
+    assert judged["std_error"] > 0
+    assert summary["episodes"] == metrics.read(finished[0])[-1]["episodes"] > 30
+    assert summary["steps_per_second"] == pytest.approx(2048 / summary["wall_seconds"], rel=1e-2)
+    assert summary["versions"]["tensorflow"] == tf.__version__
+    assert summary["device"] == "CPU:0"
+
+
+def test_both_metric_files_hold_the_same_rows(finished):
+    rows = metrics.read(finished[0])
+    assert [row["iteration"] for row in rows] == list(range(1, 9))
+    assert [row["steps"] for row in rows] == list(range(256, 2049, 256))
+    with (finished[0] / "metrics.csv").open() as file:
+        table = list(csv.DictReader(file))
+    assert list(table[0]) == list(metrics.COLUMNS) == list(rows[0])
+    for text, row in zip(table, rows, strict=True):
+        assert {name: None if value == "" else float(value) for name, value in text.items()} == row
+    assert [row["iteration"] for row in rows if row["eval_return"] is not None] == [3, 6]
+    assert all(0 < row["kl"] < 0.05 for row in rows)
+
+
+def test_events_are_written_where_tensorboard_is_installed(finished):
+    (events,) = (finished[0] / "tensorboard").iterdir()
+    records = [tf.compat.v1.Event.FromString(record.numpy()) for record in tf.data.TFRecordDataset(str(events))]
+    tags = {value.tag for record in records for value in record.summary.value}
+    assert {"return_mean", "kl", "entropy"} <= tags
+
+
+def test_the_flags_it_left_repeat_the_run_to_the_bit(finished, tmp_path):
+    subprocess.run(
+        [sys.executable, "run.py", f"--flagfile={finished[0]}/run.flags", f"--workdir={tmp_path}/again"],
+        cwd=ROOT, check=True, capture_output=True,
+    )  # fmt: skip
+    assert_same_run(finished[0], tmp_path / "again")
+
+
+def test_another_seed_is_another_run(finished, tmp_path, capfd):
+    assert call(capfd, *SMALL, "--seed=1", f"--workdir={tmp_path}/other")[0] == 0
+    assert rows_without_times(tmp_path / "other")[0] != rows_without_times(finished[0])[0]
+
+
+def start_and_stop(directory, number, arguments):
+    """Starts a run, sends it a signal once it has written some rows, and returns its exit code and output."""
+    process = subprocess.Popen(
+        [sys.executable, "run.py", *arguments, f"--workdir={directory}"],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 120
+    while len(metrics.read(directory)) < 3 and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    return process.returncode, out, err
+
+
+LONGER = [*SMALL, "--total_steps=51200", "--checkpoint_every=2", "--nojit"]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("uninterrupted") / "run"
+    assert run.execute([*LONGER, f"--workdir={directory}"]) == 0
+    return directory
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
+def test_a_run_that_was_stopped_continues_to_the_same_end(number, code, uninterrupted, tmp_path, capfd):
+    """SIGKILL loses what came after the last checkpoint, and makes it again."""
+    stopped = tmp_path / "stopped"
+    returncode, out, err = start_and_stop(stopped, number, LONGER)
+    assert (returncode, err) == (code, "")
+    assert not (stopped / "summary.json").exists()
+    if number != signal.SIGKILL:
+        assert f"python run.py --resume --workdir={stopped}" in out
+        assert signal.Signals(number).name in out
+    assert 2 <= max(int(path.name) for path in (stopped / "checkpoints").iterdir() if path.name.isdigit()) < 200
+    assert call(capfd, "--resume", f"--workdir={stopped}")[0] == 0
+    assert_same_run(uninterrupted, stopped)
+
+
+def test_a_finished_run_evaluates_exports_and_learns_on(tmp_path, capfd):
+    directory = tmp_path / "run"
+    assert call(capfd, *SMALL, "--engine=gymnasium", f"--workdir={directory}")[0] == 0
+    code, out, _ = call(capfd, "--mode=evaluate", f"--workdir={directory}", "--eval_episodes=13")
+    assert (code, "Over 13 greedy episodes" in out) == (0, True)
+    assert json.loads((directory / "evaluation.json").read_text())["episodes"] == 13
+    code, out, _ = call(capfd, "--mode=export", f"--workdir={directory}")
+    assert (code, str(directory / "policy" / "2") in out) == (0, True)
+    assert call(capfd, "--resume", "--total_steps=4096", f"--workdir={directory}")[0] == 0
+    assert json.loads((directory / "summary.json").read_text())["steps"] == 4096
+    assert [row["steps"] for row in metrics.read(directory)] == list(range(256, 4097, 256))
+    assert (directory / "policy" / "3").is_dir()
+
+
+def test_a_reached_goal_stops_early(tmp_path, capfd):
+    goal = ["--stop_at_return=20", "--eval_every=2", "--total_steps=400000", f"--workdir={tmp_path}/run"]
+    code, out, _ = call(capfd, *SMALL, "--eval_episodes=10", *goal)
+    rows = metrics.read(tmp_path / "run")
+    assert code == 0
+    assert "Reached --stop_at_return=20" in out
+    assert rows[-1]["eval_return"] >= 20
+    assert all(row["eval_return"] is None or row["eval_return"] < 20 for row in rows[:-1])
+    assert rows[-1]["steps"] < 400_000
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--algo=reinforce", "--horizon=0", "--envs=4"],
+        ["--algo=reinforce_togo", "--engine=gymnasium", "--horizon=60", "--optimizer=sgd"],
+        ["--algo=reinforce_baseline", "--env=Pendulum-v1", "--horizon=0", "--discount_from=start"],
+        ["--algo=npg_fixed", "--nojit", "--network=keras"],
+        ["--algo=npg", "--env=Hopper-v5"],
+        ["--algo=trpo", "--env=LunarLander-v3", "--nonormalize_observations"],
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_every_row_runs(arguments, tmp_path, capfd):
+    code, _, err = call(capfd, *SMALL, *arguments, "--eval_episodes=3", f"--workdir={tmp_path}/run")
+    assert (code, err) == (0, "")
+    rows = metrics.read(tmp_path / "run")
+    assert rows[-1]["steps"] >= 2048
+    assert all(row["skipped"] == 0 for row in rows)
+    assert all(np.isfinite(row["gradient_norm"]) and row["gradient_norm"] > 0 for row in rows)
+
+
+def test_an_unwritable_policy_ends_with_a_sentence_and_the_checkpoint_stays(tmp_path, capfd, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(tf.saved_model, "save", full)
+    code, _, err = call(capfd, *SMALL, f"--workdir={tmp_path}/run")
+    assert code == 1
+    assert err == f"run.py: {tmp_path}/run/policy/1 cannot be written: [Errno 28] No space left on device\n"
+    assert parameters(tmp_path / "run")[1]["steps"] == 2048
+
+
+def learn(config, seeds):
+    """Greedy evaluations over 100 episodes after training with each seed, by one compiled program."""
+    parts, means = build.setup(config), []
+    for seed in seeds:
+        one = train.Run(dataclasses.replace(config, seed=seed), Path(os.devnull), parts)
+        one.begin()
+        while one.counters.steps < config.total_steps:
+            one.iterate()
+        means.append(float(np.mean(one.judge(100))))
+    return means
+
+
+def test_npg_solves_cartpole_with_every_seed_in_its_default_budget():
+    assert min(learn(Config(), range(10))) >= 475
+
+
+def test_npg_swings_up_the_pendulum_with_the_same_flags():
+    assert min(learn(Config(env="Pendulum-v1"), range(2))) >= -200
+
+
+def test_the_default_is_what_the_tests_train():
+    assert run.configure([]) == Config()
+    assert "--algo=npg" in workdir.flagfile(Config())
