@@ -65,7 +65,7 @@ every_function = pytest.mark.parametrize("name", DEFINITIONS)
 
 
 def arguments_of(name, given):
-    return {key: given[key] for key in inspect.signature(getattr(returns, name)).parameters}
+    return {key: given[key] for key in inspect.signature(getattr(returns, name)).parameters if key != "like"}
 
 
 def floating(given):
@@ -179,7 +179,7 @@ def test_padding_reaches_neither_value_nor_gradient(mode, name, garbage, rng):
         (name, key)
         for name in DEFINITIONS
         for key in inspect.signature(getattr(returns, name)).parameters
-        if key not in ("gamma", "lambda_", "n") and name != "discount"
+        if key not in ("gamma", "lambda_", "n", "like") and name != "discount"
     ],
 )
 def test_refuses_a_column_among_vectors(name, key, rng):
@@ -343,3 +343,13 @@ def test_whole_numbers_serve_as_discounts(rng):
     np.testing.assert_allclose(returns.total_return(r_t, 1, mask_t), returns.total_return(r_t, 1.0, mask_t))
     np.testing.assert_allclose(returns.discount_from_start(r_t, 1, tf.ones([4, 2], tf.int32)), r_t)
     np.testing.assert_array_equal(returns.discount(1, mask_t), np.zeros([4, 2]))
+
+
+@pytest.mark.parametrize("gamma", [0.1, tf.constant(0.1)])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_discount_and_trace_take_the_type_of_what_they_go_with(gamma, dtype):
+    ends, like = tf.constant([[True], [False]]), tf.zeros([2, 1], dtype)
+    for vector in (returns.discount(gamma, ends, like), returns.trace(gamma, ends, ends, like)):
+        assert vector.dtype == like.dtype
+        digits = 1e-7 if dtype == "float32" or tf.is_tensor(gamma) else 1e-16
+        np.testing.assert_allclose(vector, [[0], [0.1]], rtol=digits)

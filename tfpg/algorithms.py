@@ -9,7 +9,7 @@ batch      'episodes': whole trajectories from their first step; 'steps': chunks
 
 import tensorflow as tf
 
-from tfpg import baselines, returns, surrogates, trees
+from tfpg import baselines, returns, surrogates
 from tfpg.improve import ascend, backtracking, fixed, kl_scaled, natural
 from tfpg.types import Algorithm, Trajectory
 
@@ -21,8 +21,7 @@ def total_return(t: Trajectory, v_t: tf.Tensor, v_tp1: tf.Tensor, gamma: float, 
 
 def vectors(t: Trajectory, gamma: float, lambda_: float) -> tuple[tf.Tensor, tf.Tensor]:
     """discount_t and lambda_t of a trajectory, in the type of its rewards."""
-    gamma_, lambda_ = (trees.number(number, t.reward) for number in (gamma, lambda_))
-    return returns.discount(gamma_, t.terminated), returns.trace(lambda_, t.terminated, t.truncated)
+    return returns.discount(gamma, t.terminated, t.reward), returns.trace(lambda_, t.terminated, t.truncated, t.reward)
 
 
 def reward_to_go(t: Trajectory, v_t: tf.Tensor, v_tp1: tf.Tensor, gamma: float, lambda_: float) -> tf.Tensor:

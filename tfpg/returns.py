@@ -20,22 +20,25 @@ def _inside(mask_t: tf.Tensor, *tensors: tf.Tensor) -> list[tf.Tensor]:
 
 
 @checks.component
-def discount(gamma: tf.Tensor, terminated_t: tf.Tensor) -> tf.Tensor:
+def discount(gamma: tf.Tensor, terminated_t: tf.Tensor, like: tf.Tensor | None = None) -> tf.Tensor:
     """discount_t = gamma (1 - terminated_t).
 
-    Args: gamma in [0, 1], per step; terminated_t [T, N] bool. Returns: [T, N].
+    Args: gamma in [0, 1], per step; terminated_t [T, N] bool; like: any tensor of the type wanted, such as r_t (without it: gamma's).
+    Returns: [T, N].
     """
+    gamma = gamma if like is None else tf.cast(gamma, like.dtype)
     return gamma * tf.cast(~terminated_t, gamma.dtype)
 
 
 @checks.component
-def trace(lambda_: tf.Tensor, terminated_t: tf.Tensor, truncated_t: tf.Tensor) -> tf.Tensor:
+def trace(lambda_: tf.Tensor, terminated_t: tf.Tensor, truncated_t: tf.Tensor, like: tf.Tensor | None = None) -> tf.Tensor:
     """lambda_t = lambda (1 - (terminated_t or truncated_t)).
 
-    Args: lambda_ in [0, 1]; terminated_t, truncated_t [T, N] bool. Returns: [T, N].
+    Args: lambda_ in [0, 1]; terminated_t, truncated_t [T, N] bool; like: as for `discount`. Returns: [T, N].
     Raises: ValueError if the shapes differ.
     """
     checks.same_shape(terminated_t=terminated_t, truncated_t=truncated_t)
+    lambda_ = lambda_ if like is None else tf.cast(lambda_, like.dtype)
     return lambda_ * tf.cast(~(terminated_t | truncated_t), lambda_.dtype)
 
 
