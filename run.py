@@ -151,6 +151,12 @@ def main() -> NoReturn:
     except (EnvironmentFault, RunFault) as error:
         print(f"run.py: {error}", file=sys.stderr)
         sys.exit(1)
+    except KeyboardInterrupt:
+        print("run.py: stopped at once; --resume goes on from the last checkpoint, if there is one.", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.exit(141)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import importlib.util
 import sys
 
 import corridor
+import gymnasium
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -162,6 +163,15 @@ def test_environments_in_a_batch_start_differently():
     state, carry = update.initial_state(learner, SEED), rollout.start(environment, 4, SEED)
     starts = [collect_whole(state, carry, SEED + i)[1].observation[0].numpy() for i in range(2)]
     assert len(np.unique(np.concatenate(starts), axis=0)) == 8
+
+
+def test_an_environment_without_a_time_limit_gets_one(monkeypatch):
+    gymnasium.register("Endless-v0", corridor.Corridor)
+    monkeypatch.setattr(gym, "TIME_LIMIT", 7)
+    environment = gym.open_gymnasium("Endless-v0", 1, 2)
+    environment.reset()
+    truncated = [bool(environment.step(np.zeros(1, np.int64)).truncated[0]) for _ in range(9)]
+    assert (environment.time_limit, truncated.index(True)) == (7, 6)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])

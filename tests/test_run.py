@@ -16,7 +16,7 @@ import tensorflow as tf
 from program import call
 
 import run
-from tfpg import build, checkpoint, metrics, train, workdir
+from tfpg import build, checkpoint, metrics, rollout, train, workdir
 from tfpg.config import Config
 
 ROOT = Path(run.__file__).parent
@@ -184,6 +184,8 @@ def test_a_finished_run_evaluates_exports_and_learns_on(tmp_path, capfd):
     assert json.loads((directory / "summary.json").read_text())["steps"] == 4096
     assert [row["steps"] for row in metrics.read(directory)] == list(range(256, 4097, 256))
     assert (directory / "policy" / "3").is_dir()
+    code, out, _ = call(capfd, "--resume", f"--workdir={directory}", "--total_steps=4096")
+    assert (code, "is finished" in out, (directory / "policy" / "4").exists()) == (0, True, False)
 
 
 def test_a_reached_goal_stops_early(tmp_path, capfd):
@@ -227,6 +229,20 @@ def test_an_unwritable_policy_ends_with_a_sentence_and_the_checkpoint_stays(tmp_
     assert code == 1
     assert err == f"run.py: {tmp_path}/run/policy/1 cannot be written: [Errno 28] No space left on device\n"
     assert parameters(tmp_path / "run")[1]["steps"] == 2048
+
+
+def test_a_broken_environment_ends_with_a_sentence_and_what_was_learned_is_saved(tmp_path, capfd, monkeypatch):
+    calls, sound = [], rollout.require_finite
+
+    def break_later(name, x_t):
+        calls.append(name)
+        sound(name, np.where(np.arange(x_t.shape[1]).reshape(-1, *[1] * (x_t.ndim - 2)) == 5, np.nan, x_t) if len(calls) == 7 else x_t)
+
+    monkeypatch.setattr(rollout, "require_finite", break_later)
+    code, _, err = call(capfd, *SMALL, "--engine=gymnasium", f"--workdir={tmp_path}/run")
+    assert code == 1
+    assert err == "run.py: environment 5 gave reward nan at step 0 of this iteration: it must be finite.\n"
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["3"]
 
 
 def learn(config, seeds):

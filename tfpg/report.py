@@ -37,7 +37,14 @@ class Progress:
         self.mode = ("live" if terminal else "plain") if mode == "auto" else mode
         self.total = total_steps
         self.returned: float | None = None
-        self.begun, self.first, self.shown, self.drawn = False, 0, 0, 0.0
+        self.first, self.shown, self.drawn, self.started = -1, 0, 0.0, 0.0
+
+    def begin(self) -> None:
+        """Prints the head of the table."""
+        if self.mode != "none":
+            print(HEADER, flush=True)
+        if self.mode == "live":
+            print("  compiling, which takes a few seconds ...", end="", flush=True)
 
     def _line(self, row: Row) -> str:
         elapsed, done = time.monotonic() - self.started, row["steps"] - self.first
@@ -52,9 +59,8 @@ class Progress:
             self.returned = row["return_mean"]
         if self.mode == "none":
             return
-        if not self.begun:
-            self.begun, self.first, self.started = True, row["steps"], time.monotonic()
-            print(HEADER, flush=True)
+        if self.first < 0:
+            self.first, self.started = row["steps"], time.monotonic()
         stays = LIVE_ROWS if self.mode == "live" else PLAIN_LINES
         due = row["steps"] * stays // self.total
         if due > self.shown or row["steps"] >= self.total:

@@ -118,18 +118,24 @@ def describe(run: Run) -> str:
 
 
 def loop(run: Run, log: Log, progress: report.Progress, interrupt: Interrupt) -> None:
-    """Collect, update, report, save: until the budget is used, the goal is reached, or somebody asks to stop."""
+    """Collect and update, evaluate, report, save: until the budget is used, the goal is reached, or somebody asks to stop.
+
+    What was learned is saved whatever ends the loop.
+    """
     config, wanted = run.config, not math.isnan(run.config.stop_at_return)
     eval_every = config.eval_every or (DEFAULT_EVAL_EVERY if wanted else 0)
     solved = False
-    while run.counters.steps < config.total_steps and not solved and not interrupt.signal:
-        row = run.iterate()
-        if eval_every and run.counters.iteration % eval_every == 0:
-            row["eval_return"] = float(np.mean(run.judge(config.eval_episodes)))
-            solved = wanted and row["eval_return"] >= config.stop_at_return
-        progress.update(log.write(row))
-        if run.counters.iteration % config.checkpoint_every == 0:
-            run.save()
+    try:
+        while run.counters.steps < config.total_steps and not solved and not interrupt.signal:
+            row = run.iterate()
+            if eval_every and run.counters.iteration % eval_every == 0:
+                row["eval_return"] = float(np.mean(run.judge(config.eval_episodes)))
+                solved = wanted and row["eval_return"] >= config.stop_at_return
+            progress.update(log.write(row))
+            if run.counters.iteration % config.checkpoint_every == 0:
+                run.save()
+    finally:
+        run.save()
     if solved:
         progress.say(f"Reached --stop_at_return={config.stop_at_return:g} after {run.counters.steps:,} steps.")
 
@@ -189,12 +195,15 @@ def train(config: Config, directory: Path, parts: Setup) -> int:
         run.restore()
     else:
         run.begin()
+    if run.counters.steps >= config.total_steps and (directory / "summary.json").exists():
+        print(f"{directory} is finished: it has its {run.counters.steps:,} steps. --total_steps says how many it shall have.")
+        return 0
     print(describe(run), flush=True)
     log = Log(directory, keep=run.counters.iteration, tensorboard=config.tensorboard)
     progress = report.Progress(config.progress, config.total_steps)
+    progress.begin()
     try:
         loop(run, log, progress, interrupt)
-        run.save()
         if interrupt.signal:
             name = signal.Signals(interrupt.signal).name
             progress.say(f"Stopped by {name} after {run.counters.steps:,} steps, saved. Go on with:")

@@ -15,6 +15,7 @@ import numpy as np
 from tfpg.errors import UsageError
 from tfpg.types import Spaces
 
+TIME_LIMIT = 1000  # steps of an episode where the environment sets no limit: an evaluation must end
 EXTRAS = {"box2d": "box2d", "mujoco": "mujoco", "ale": "atari", "pygame": "classic-control"}
 
 
@@ -66,20 +67,29 @@ def _explain(name: str, error: Exception) -> UsageError:
     return UsageError(f"--env={name} cannot be made: {text}. Any registered gymnasium id is allowed, such as CartPole-v1.")
 
 
+def _make(name: str, n: int, **limit: int) -> Any:
+    import gymnasium
+
+    mode = {"autoreset_mode": gymnasium.vector.AutoresetMode.DISABLED}
+    try:
+        return gymnasium.make_vec(name, num_envs=n, vectorization_mode="sync", vector_kwargs=mode, **limit)
+    except (gymnasium.error.Error, ImportError, TypeError, ValueError, AttributeError) as error:
+        raise _explain(name, error) from error
+
+
 def open_gymnasium(name: str, n: int, seed: int) -> VectorEnvironment:
     """N gymnasium environments stepped one after another in this process; environment i starts from seed + i,
-    and later resets continue its random stream.
+    and later resets continue its random stream. Those without a time limit are truncated after TIME_LIMIT steps.
 
     Raises: UsageError if there is no such environment, a package is missing, or its spaces are not supported.
     """
     import gymnasium
 
     gymnasium.logger.min_level = gymnasium.logger.ERROR
-    mode = gymnasium.vector.AutoresetMode.DISABLED
-    try:
-        envs = gymnasium.make_vec(name, num_envs=n, vectorization_mode="sync", vector_kwargs={"autoreset_mode": mode})
-    except (gymnasium.error.Error, ImportError, TypeError, ValueError, AttributeError) as error:
-        raise _explain(name, error) from error
+    envs = _make(name, n)
+    if envs.envs[0].spec.max_episode_steps is None:
+        envs.close()
+        envs = _make(name, n, max_episode_steps=TIME_LIMIT)
     spaces = spaces_of(name, envs.single_observation_space, envs.single_action_space)
     dtype = envs.single_action_space.dtype
     seeds = iter([seed])
@@ -95,8 +105,7 @@ def open_gymnasium(name: str, n: int, seed: int) -> VectorEnvironment:
         rows = (np.asarray(after, np.float32), np.asarray(reward, np.float32), terminated.copy(), truncated.copy())
         return Step(*rows, np.ones(n, bool), np.asarray(following, np.float32))
 
-    limit = envs.envs[0].spec.max_episode_steps if envs.envs[0].spec else None
-    return VectorEnvironment(name, spaces, limit or 1000, reset, step, envs.close)
+    return VectorEnvironment(name, spaces, envs.envs[0].spec.max_episode_steps, reset, step, envs.close)
 
 
 def open_envpool(name: str, n: int, seed: int) -> VectorEnvironment:
