@@ -37,7 +37,7 @@ def test_python_engines_play_equally_many_episodes_each(engine, monkeypatch):
     monkeypatch.setitem(sys.modules, "envpool", corridor.envpool())
     learner, state = constant_policy(1)
     environment = gym.ENGINES[engine]("Corridor-v0", 3, 0)
-    returns = evaluate.in_python(environment, learner, 3, jit=False)(state, 8)
+    returns = evaluate.in_python(learner, jit=False)(state, environment, 3, 8)
     one = [sum(corridor.reward(k, 1) for k in range(min(length, corridor.LIMIT))) for length in corridor.LENGTHS]
     np.testing.assert_allclose(sorted(returns), sorted([one[0]] * 3 + [one[1]] * 3 + [one[2]] * 2), rtol=1e-5)
 

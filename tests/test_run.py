@@ -242,7 +242,7 @@ def test_a_broken_environment_ends_with_a_sentence_and_what_was_learned_is_saved
     code, _, err = call(capfd, *SMALL, "--engine=gymnasium", f"--workdir={tmp_path}/run")
     assert code == 1
     assert err == "run.py: environment 5 gave reward nan at step 0 of this iteration: it must be finite.\n"
-    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["3"]
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["2"]
 
 
 def learn(config, seeds):

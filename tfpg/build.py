@@ -16,6 +16,8 @@ from tfpg.rollout import Metrics, Stream, make_collect, start
 from tfpg.types import Environment, Nest, Policy, Spaces, TrainState
 from tfpg.update import Learner, make_update
 
+NETWORKS: dict[str, Callable[..., Any]] = {"mlp": nets.mlp, "keras": nets.keras_mlp}
+OPTIMIZERS = {"adam": optimizers.adam, "sgd": optimizers.sgd}
 ENVS = {("graph", "steps"): 40, ("graph", "episodes"): 32, ("python", "steps"): 8, ("python", "episodes"): 8}
 HORIZONS = {"graph": 200, "python": 256}
 EVALUATION_ENVS = 10
@@ -56,16 +58,11 @@ def make_policy(config: Config, spaces: Spaces) -> Policy:
     return policies.gaussian(net, spaces.action_low, spaces.action_high, config.initial_log_std)
 
 
-NETWORKS: dict[str, Callable[..., Any]] = {"mlp": nets.mlp, "keras": nets.keras_mlp}
-OPTIMIZERS = {"adam": optimizers.adam, "sgd": optimizers.sgd}
-
-
 def make_learner(config: Config, spaces: Spaces) -> Learner:
     """The functions and numbers of a run."""
     row = algorithms.ALGORITHMS[config.algo]
     inputs = int(np.prod(spaces.observation_shape))
     value = values.state_value(NETWORKS[config.network]([inputs, *config.hidden_widths(), 1], config.activation))
-    first_order = OPTIMIZERS[config.optimizer](config.learning_rate)
     return Learner(
         algorithm=row,
         policy=make_policy(config, spaces),
@@ -73,13 +70,13 @@ def make_learner(config: Config, spaces: Spaces) -> Learner:
         observations=normalizers.running(spaces.observation_shape) if config.normalize_observations else normalizers.identity(),
         targets=normalizers.running(()),
         improve=Settings(
-            first_order,
-            config.step_size,
-            config.kl_radius,
-            config.damping,
-            config.cg_iterations,
-            config.shrink,
-            config.backtracks,
+            optimizer=OPTIMIZERS[config.optimizer](config.learning_rate),
+            step_size=config.step_size,
+            kl_radius=config.kl_radius,
+            damping=config.damping,
+            cg_iterations=config.cg_iterations,
+            shrink=config.shrink,
+            backtracks=config.backtracks,
         ),
         critic_optimizer=optimizers.adam(config.critic_learning_rate),
         critic_epochs=config.critic_epochs,
@@ -133,7 +130,7 @@ def python_engine(config: Config, name: str, learner: Learner, time_limit: int) 
     """Collecting step by step in Python, updating in one compiled program."""
     n, horizon = _sizes(config, "python", time_limit)
     update = tf.function(make_update(learner), jit_compile=config.jit, autograph=False)
-    streams: list[Stream] = []
+    play, streams = evaluate.in_python(learner, config.jit), list[Stream]()
 
     def begin(seed: tf.Tensor) -> Nest:
         environment = ENGINES[name](config.env, n, _number(seed))
@@ -150,7 +147,7 @@ def python_engine(config: Config, name: str, learner: Learner, time_limit: int) 
         rows = min(episodes, EVALUATION_ENVS)
         environment = ENGINES[name](config.env, rows, _number(seed))
         try:
-            return evaluate.in_python(environment, learner, rows, config.jit)(state, episodes)
+            return play(state, environment, rows, episodes)
         finally:
             environment.close()
 

@@ -40,14 +40,14 @@ def in_graph(environment: Environment, learner: Learner, episodes: int) -> Calla
     return evaluate
 
 
-def in_python(environment: VectorEnvironment, learner: Learner, n: int, jit: bool) -> Callable[[TrainState, int], np.ndarray]:
-    """evaluate(state, episodes) -> undiscounted returns [episodes] of n environments.
+def in_python(learner: Learner, jit: bool) -> Callable[[TrainState, VectorEnvironment, int, int], np.ndarray]:
+    """evaluate(state, environment, n, episodes) -> undiscounted returns [episodes] of n environments.
 
     Each environment plays the same number of episodes (the first ones one more): taking whichever end first would favour short ones.
     """
     act = tf.function(lambda state, observation: greedy(learner, state, observation), jit_compile=jit, autograph=False)
 
-    def evaluate(state: TrainState, episodes: int) -> np.ndarray:
+    def evaluate(state: TrainState, environment: VectorEnvironment, n: int, episodes: int) -> np.ndarray:
         left = np.array([episodes // n + (i < episodes % n) for i in range(n)])
         observation, total, returns = environment.reset(), np.zeros(n), []
         while left.any():

@@ -165,7 +165,7 @@ class Stream:
         observation, action, steps, truncated, valid, age, running = zip(*rows, strict=True)
         observation_t, action_t = tf.constant(np.stack(observation)), tf.constant(np.stack(action))
         reward, following, terminated = (np.stack([getattr(s, k) for s in steps]) for k in ("reward", "next_observation", "terminated"))
-        for name, x_t in (("reward", reward), ("observation", following)):
+        for name, x_t in (("reward", reward), ("observation", observation_t.numpy()), ("next observation", following)):
             require_finite(name, x_t)
         record = Trajectory(
             observation_t, action_t, self.score(state, observation_t, action_t),
