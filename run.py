@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 from absl import flags
 
 from tfpg import workdir
-from tfpg.config import Config, check, closest
+from tfpg.config import PLACES, Config, check, closest
 from tfpg.errors import EnvironmentFault, RunFault, UsageError
 
 HELP = ("-h", "-help", "--help", "-helpfull", "--helpfull", "-helpshort", "--helpshort")
@@ -31,13 +31,17 @@ def define() -> flags.FlagValues:
 def parse(arguments: list[str]) -> tuple[Config, dict[str, Any]]:
     """The configuration that a command line (or a flagfile) asks for, and the part of it that was said. Raises: UsageError."""
     values = define()
+    if any(argument.lstrip("-").startswith("undefok") for argument in arguments):
+        raise UsageError("--undefok is not a flag. --help lists them.")
     try:
         rest = values(["run.py", *arguments])[1:]
     except flags.UnrecognizedFlagError as error:
         raise UsageError(f"--{error.flagname} is not a flag.{closest(error.flagname, values)} --help lists them.") from None
     except flags.CantOpenFlagFileError as error:
         raise UsageError(f"--flagfile cannot be read: {str(error).split('] ')[-1]}.") from None
-    except (flags.Error, OSError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError:
+        raise UsageError("--flagfile cannot be read: it is not a text file.") from None
+    except (flags.Error, OSError, ValueError) as error:
         raise UsageError(_plain(error)) from None
     if rest:
         raise UsageError(f"'{rest[0]}' is not a flag: flags look like --algo=npg; --help lists them.")
@@ -65,7 +69,11 @@ def configure(arguments: list[str]) -> Config:
     check(config)
     if config.mode == "train" and not config.resume:
         return config
-    saved, _ = parse([f"--flagfile={workdir.existing(config.workdir)}"])
+    path = workdir.existing(config.workdir)
+    saved, found = parse([f"--flagfile={path}"])
+    missing = [field.name for field in dataclasses.fields(Config) if field.name not in {*found, *PLACES}]
+    if missing:
+        raise UsageError(f"--workdir={config.workdir}: {path.name} there is not complete, it lacks --{missing[0]}.")
     return check(workdir.merge(saved, given))
 
 
@@ -94,7 +102,7 @@ def quiet() -> Iterator[None]:
         os.dup2(sink.fileno(), 2)
         try:
             yield
-        except UsageError:
+        except (UsageError, KeyboardInterrupt):
             raise
         except BaseException:
             sink.seek(0)
@@ -136,10 +144,17 @@ def execute(arguments: list[str]) -> int:
         parts = build.setup(config)
         new = config.mode == "train" and not config.resume
         directory = workdir.create(config) if new else Path(config.workdir)
-        return train.MODES[config.mode](config, directory, parts)
+        try:
+            return train.MODES[config.mode](config, directory, parts)
+        except (tf.errors.ResourceExhaustedError, MemoryError):
+            raise RunFault("there is not enough memory: --envs, --horizon and --hidden decide how much is needed.") from None
 
 
 def main() -> NoReturn:
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115
+        getattr(sys, name).reconfigure(errors="backslashreplace")
     if any(argument in HELP for argument in sys.argv[1:]):
         print(usage())
         sys.exit(0)
@@ -148,15 +163,15 @@ def main() -> NoReturn:
     except UsageError as error:
         print(f"run.py: {error}", file=sys.stderr)
         sys.exit(2)
-    except (EnvironmentFault, RunFault) as error:
-        print(f"run.py: {error}", file=sys.stderr)
-        sys.exit(1)
     except KeyboardInterrupt:
         print("run.py: stopped at once; --resume goes on from the last checkpoint, if there is one.", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         sys.exit(141)
+    except (EnvironmentFault, RunFault, OSError) as error:
+        print(f"run.py: {error}", file=sys.stderr)
+        sys.exit(1)
 
 
 if __name__ == "__main__":

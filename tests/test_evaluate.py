@@ -10,6 +10,7 @@ import tensorflow as tf
 from tfpg import build, evaluate, update
 from tfpg.config import Config
 from tfpg.envs import IN_GRAPH, gym
+from tfpg.errors import EnvironmentFault
 from tfpg.types import Spaces
 
 SEED = tf.constant([3, 4])
@@ -67,3 +68,9 @@ def test_summary_states_the_standard_error():
         "episodes": 3,
     }
     assert evaluate.summary(np.array([4.0]))["std_error"] == 0
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_return_that_is_not_finite_is_no_result(bad):
+    with pytest.raises(EnvironmentFault, match="must be finite"):
+        evaluate.summary(np.array([1.0, bad]))

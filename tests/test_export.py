@@ -95,6 +95,14 @@ def test_another_shape_is_refused_not_broadcast(exported):
         signature(observation=tf.zeros([2, *SPACES[kind].observation_shape[:-1], 1]))
 
 
+@pytest.mark.parametrize(("rows", "seeds"), [(5, 1), (1, 6)])
+def test_each_row_needs_a_seed(exported, rows, seeds):
+    kind, path, *_ = exported
+    sample = tf.saved_model.load(str(path)).signatures["sample"]
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        sample(observation=tf.constant(observations(kind, rows)), seed=tf.zeros([seeds, 2], tf.int32))
+
+
 SCRIPT = """
     import sys
 

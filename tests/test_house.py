@@ -29,6 +29,7 @@ FLOORS = {
         "build",
         "train",
         "workdir",
+        "files",
     ],
 }
 FLOOR = {name: floor for floor, names in FLOORS.items() for name in names}

@@ -18,6 +18,7 @@ from program import call
 import run
 from tfpg import build, checkpoint, metrics, rollout, train, workdir
 from tfpg.config import Config
+from tfpg.envs import cartpole
 
 ROOT = Path(run.__file__).parent
 SMALL = ["--hidden=8", "--envs=8", "--horizon=32", "--total_steps=2048", "--eval_episodes=7", "--tensorboard=false"]
@@ -34,7 +35,7 @@ def parameters(directory):
     parts = build.setup(config)
     again = train.Run(config, directory, parts)
     again.begin()
-    state, counters = checkpoint.latest(directory / "checkpoints", {"train": again.state, "carry": again.carry})
+    state, counters = checkpoint.latest(directory / "checkpoints", {"train": again.state, "carry": again.carry}, repair=False)
     parts.engine.close()
     return [leaf.numpy() for leaf in tf.nest.flatten(state)], {name: counters[name] for name in ("iteration", "steps", "episodes")}
 
@@ -183,6 +184,9 @@ def test_a_finished_run_evaluates_exports_and_learns_on(tmp_path, capfd):
     assert call(capfd, "--resume", "--total_steps=4096", f"--workdir={directory}")[0] == 0
     assert json.loads((directory / "summary.json").read_text())["steps"] == 4096
     assert [row["steps"] for row in metrics.read(directory)] == list(range(256, 4097, 256))
+    flags = (directory / "run.flags").read_text()
+    assert "--total_steps=4096\n" in flags
+    assert "# Until step 2,048: --total_steps=2048" in flags
     assert (directory / "policy" / "3").is_dir()
     code, out, _ = call(capfd, "--resume", f"--workdir={directory}", "--total_steps=4096")
     assert (code, "is finished" in out, (directory / "policy" / "4").exists()) == (0, True, False)
@@ -253,7 +257,7 @@ def learn(config, seeds):
         one.begin()
         while one.counters.steps < config.total_steps:
             one.iterate()
-        means.append(float(np.mean(one.judge(100))))
+        means.append(float(np.mean(one.judge("result"))))
     return means
 
 
@@ -268,3 +272,26 @@ def test_npg_swings_up_the_pendulum_with_the_same_flags():
 def test_the_default_is_what_the_tests_train():
     assert run.configure([]) == Config()
     assert "--algo=npg" in workdir.flagfile(Config())
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_after_the_last_save_stops_at_once(number, tmp_path, capfd, monkeypatch):
+    monkeypatch.setattr(train, "finish", lambda *_: os.kill(os.getpid(), number) or time.sleep(60))
+    before = signal.getsignal(number)
+    code, out, err = call(capfd, *SMALL, f"--workdir={tmp_path}/run")
+    assert (code, err) == (128 + number, "")
+    assert f"python run.py --resume --workdir={tmp_path}/run" in out
+    assert signal.getsignal(number) == before
+    assert parameters(tmp_path / "run")[1]["steps"] == 2048
+
+
+def test_updates_that_were_not_made_are_told(tmp_path, capfd, monkeypatch):
+    """Rewards too large for float32 make every update one that is not made."""
+    environment = cartpole.make()
+    huge = environment._replace(
+        step=lambda state, action, seed: (state, tf.fill(state.shape[:1], 1e35), tf.zeros(state.shape[:1], tf.bool))
+    )
+    monkeypatch.setitem(build.IN_GRAPH, "CartPole-v1", lambda: huge)
+    code, out, _ = call(capfd, *SMALL, "--eval_episodes=2", f"--workdir={tmp_path}/run")
+    assert code == 0
+    assert "8 of 8 updates were not made" in out

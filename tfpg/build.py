@@ -1,5 +1,6 @@
 """From a Config to what runs: the environment, the learner, and the engine that turns one iteration."""
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -68,7 +69,7 @@ def make_learner(config: Config, spaces: Spaces) -> Learner:
         policy=make_policy(config, spaces),
         value=value,
         observations=normalizers.running(spaces.observation_shape) if config.normalize_observations else normalizers.identity(),
-        targets=normalizers.running(()),
+        targets=normalizers.running((), clip=math.inf, epsilon=1e-12),
         improve=Settings(
             optimizer=OPTIMIZERS[config.optimizer](config.learning_rate),
             step_size=config.step_size,

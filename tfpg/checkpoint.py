@@ -4,12 +4,11 @@
     checkpoints/<iteration>/manifest.json               names, shapes, types, SHA-256 of each file, and the run's counters
 
 A checkpoint is written beside its place, flushed to disk, and renamed: the rename is the commit. Reading takes the newest one whose
-manifest fits; a damaged one is set aside as `<iteration>.bad`, never overwritten, and the one before it is taken.
+manifest fits; a damaged one is passed over, and set aside as `<iteration>.bad` by the run that goes on from there.
 """
 
 import hashlib
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -17,32 +16,16 @@ from typing import Any
 import tensorflow as tf
 
 from tfpg.errors import RunFault
+from tfpg.files import commit
 from tfpg.types import Nest
 
 KEEP = 3
-DAMAGE = (tf.errors.OpError, IndexError, ValueError, KeyError, UnicodeDecodeError, AssertionError, OSError)
+# What wrong content raises, before TensorFlow reads a byte of it.
+DAMAGE = (ValueError, KeyError, TypeError, AttributeError, FileNotFoundError, NotADirectoryError, IsADirectoryError)
 
 
 def _digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def sync(path: Path) -> None:
-    """Flushes a file or directory to disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def commit(temporary: Path, final: Path) -> None:
-    """Flushes every file of a finished directory, and gives it its name: whoever sees the name sees all of it."""
-    for path in sorted(temporary.rglob("*"), reverse=True):
-        sync(path)
-    sync(temporary)
-    temporary.rename(final)
-    sync(final.parent)
 
 
 def _describe(state: Nest) -> list[list[Any]]:
@@ -51,7 +34,7 @@ def _describe(state: Nest) -> list[list[Any]]:
 
 
 def _numbered(directory: Path) -> list[Path]:
-    found = [path for path in directory.glob("*") if path.name.isdigit()] if directory.is_dir() else []
+    found = [path for path in directory.glob("*") if path.name.isascii() and path.name.isdecimal()] if directory.is_dir() else []
     return sorted(found, key=lambda path: int(path.name))
 
 
@@ -80,31 +63,45 @@ def save(directory: Path, number: int, state: Nest, counters: dict[str, Any]) ->
 
 
 def read(path: Path, like: Nest) -> tuple[Nest, dict[str, Any]]:
-    """The state, shaped like `like`, and the counters of one checkpoint. Raises one of DAMAGE if anything in it is wrong."""
+    """The state, shaped like `like`, and the counters of one checkpoint.
+
+    Raises: one of DAMAGE if its files are not those that were written; RunFault if they hold something else.
+    """
     manifest = json.loads((path / "manifest.json").read_text())
     for name, digest in manifest["files"].items():
         if Path(name).name != name or _digest(path / name) != digest:
             raise ValueError(f"{name} is not the file that was written")
+    counters = manifest["counters"]
+    if counters["iteration"] != int(path.name) or not all(isinstance(count, (int, float)) for count in counters.values()):
+        raise ValueError("its counters are not those that were written")
     if manifest["leaves"] != _describe(like):
-        raise ValueError("it holds another network or algorithm")
+        raise RunFault(f"{path} holds another network or algorithm than the run's flags describe.")
     variables = [tf.Variable(tf.zeros_like(leaf), trainable=False) for leaf in tf.nest.flatten(like)]
-    tf.train.Checkpoint(leaves=variables).read(str(path / "state")).assert_consumed()
-    return tf.nest.pack_sequence_as(like, [tf.convert_to_tensor(variable) for variable in variables]), manifest["counters"]
+    try:
+        tf.train.Checkpoint(leaves=variables).read(str(path / "state")).assert_consumed()
+    except tf.errors.OpError as error:
+        raise RunFault(f"{path} cannot be read: {' '.join(str(error).split())}") from error
+    return tf.nest.pack_sequence_as(like, [tf.convert_to_tensor(variable) for variable in variables]), counters
 
 
-def latest(directory: Path, like: Nest) -> tuple[Nest, dict[str, Any]]:
-    """The newest checkpoint that is whole. Damaged ones are renamed to `.bad`, with a sentence each; leftovers are removed.
+def latest(directory: Path, like: Nest, repair: bool) -> tuple[Nest, dict[str, Any]]:
+    """The newest checkpoint that is whole; damaged ones are passed over with a sentence each.
+
+    With `repair` (the run that owns the directory) they are also renamed to `.bad`, and what an interrupted save left is removed.
+    Without it nothing is touched: another process may be writing there.
 
     Raises: RunFault if there is none: nothing ever starts again from zero in silence.
     """
-    for leftover in directory.glob("*.tmp"):
-        shutil.rmtree(leftover, ignore_errors=True)
+    if repair:
+        for leftover in directory.glob("*.tmp"):
+            shutil.rmtree(leftover, ignore_errors=True)
     for path in reversed(_numbered(directory)):
         try:
             return read(path, like)
         except DAMAGE as error:
-            aside = path.with_name(f"{path.name}.bad")
-            shutil.rmtree(aside, ignore_errors=True)
-            path.rename(aside)
-            print(f"{path} is damaged ({' '.join(str(error).split())}): set aside as {aside.name}, the one before it is taken.")
+            print(f"{path} is damaged ({' '.join(str(error).split())}): the one before it is taken.")
+            if repair:
+                aside = path.with_name(f"{path.name}.bad")
+                shutil.rmtree(aside, ignore_errors=True)
+                path.rename(aside)
     raise RunFault(f"{directory} holds no checkpoint that can be read.")

@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import math
+import re
 from typing import Any
 
 from tfpg.errors import UsageError
@@ -75,7 +76,7 @@ class Config:
 
 
 PLACES = ("mode", "workdir", "resume")  # where a run lies and what is done with it: not part of what the run is
-FREE = (*PLACES, "total_steps", "stop_at_return", "checkpoint_every", "progress", "tensorboard", "eval_every", "eval_episodes")
+FREE = (*PLACES, "total_steps", "stop_at_return", "checkpoint_every", "progress", "tensorboard", "eval_every", "eval_episodes", "device")
 """Flags that a resumed run may change: they say how long and how watched, not what is learned."""
 
 
@@ -99,7 +100,7 @@ def check(config: Config) -> Config:
     """Returns config, or raises UsageError for the first value that is not allowed."""
     for field in dataclasses.fields(config):
         _check_field(field, getattr(config, field.name))
-    if not all(part.strip().isdigit() and 0 < int(part) <= 100_000 for part in config.hidden.split(",") if config.hidden.strip()):
+    if not re.fullmatch(r"([1-9][0-9]{0,5}(, *[1-9][0-9]{0,5})*)?", config.hidden):
         raise UsageError(f"--hidden={config.hidden} is not a list of widths: whole numbers like 64,64 are allowed, or nothing.")
     if config.mode != "train" and not config.workdir:
         raise UsageError(f"--mode={config.mode} needs --workdir=DIR, the directory of a run.")

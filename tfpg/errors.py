@@ -11,3 +11,7 @@ class EnvironmentFault(RuntimeError):
 
 class RunFault(RuntimeError):
     """A run directory cannot be read or written: which file, and why."""
+
+
+class Stopped(BaseException):
+    """A signal came while nothing had to be saved any more."""

@@ -8,7 +8,8 @@ import numpy as np
 import tensorflow as tf
 
 from tfpg.envs.gym import VectorEnvironment
-from tfpg.rollout import where_rows
+from tfpg.errors import EnvironmentFault
+from tfpg.rollout import require_finite, where_rows
 from tfpg.types import Environment, TrainState
 from tfpg.update import Learner, perceive
 
@@ -52,6 +53,7 @@ def in_python(learner: Learner, jit: bool) -> Callable[[TrainState, VectorEnviro
         observation, total, returns = environment.reset(), np.zeros(n), []
         while left.any():
             step = environment.step(act(state, observation).numpy())
+            require_finite("reward", step.reward[None])
             total += step.reward * step.valid
             ended = (step.terminated | step.truncated) & step.valid
             returns += [total[i] for i in np.flatnonzero(ended & (left > 0))]
@@ -64,7 +66,13 @@ def in_python(learner: Learner, jit: bool) -> Callable[[TrainState, VectorEnviro
 
 
 def summary(returns: np.ndarray) -> dict[str, float | int]:
-    """Mean, its standard error, least and greatest of a sample of returns, and how many there are."""
+    """Mean, its standard error, least and greatest of a sample of returns, and how many there are.
+
+    Raises: EnvironmentFault if one of them is not finite.
+    """
+    if not np.isfinite(returns).all():
+        raise EnvironmentFault(f"an episode of the evaluation returned {returns[~np.isfinite(returns)][0]}: returns must be finite.")
+    returns = np.asarray(returns, np.float64)
     error = float(np.std(returns, ddof=1)) / math.sqrt(len(returns)) if len(returns) > 1 else 0.0
     numbers = {"mean": float(np.mean(returns)), "std_error": error, "min": float(np.min(returns)), "max": float(np.max(returns))}
     return {**numbers, "episodes": len(returns)}

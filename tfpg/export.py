@@ -14,9 +14,9 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from tfpg.checkpoint import commit
 from tfpg.errors import RunFault
 from tfpg.evaluate import greedy
+from tfpg.files import commit
 from tfpg.types import Nest, Spaces, TrainState
 from tfpg.update import Learner, perceive
 
@@ -57,6 +57,7 @@ def _sample(learner: Learner, now: Callable[[], TrainState], shape: tf.TensorSha
 
     def sample(observation: tf.Tensor, seed: tf.Tensor) -> Tensors:
         observation, seed = tf.ensure_shape(observation, shape), tf.ensure_shape(seed, [None, 2])
+        tf.debugging.assert_equal(tf.shape(seed)[0], tf.shape(observation)[0], "each row of observation needs a seed")
         state = now()
         p = policy.parameters(state.policy, perceive(learner, state, observation))
         like = policy.noise([1], tf.zeros([2], tf.int32))
@@ -81,15 +82,14 @@ def export(directory: Path, learner: Learner, state: TrainState, spaces: Spaces)
 
     Raises: RunFault, naming the path, if the disk does not take it.
     """
-    versions = [int(path.name) for path in directory.glob("*") if path.name.isdigit()]
+    versions = [int(path.name) for path in directory.glob("*") if path.name.isascii() and path.name.isdecimal()]
     final = directory / str(max(versions, default=0) + 1)
     temporary = directory / f"{final.name}.tmp"
     try:
         shutil.rmtree(temporary, ignore_errors=True)
         directory.mkdir(parents=True, exist_ok=True)
         actor = Actor(learner, state, spaces)
-        options = tf.saved_model.SaveOptions(experimental_debug_stripper=True)
-        tf.saved_model.save(actor, str(temporary), dict(actor.uses), options)
+        tf.saved_model.save(actor, str(temporary), dict(actor.uses))
         commit(temporary, final)
     except (tf.errors.OpError, OSError) as error:
         raise RunFault(f"{final} cannot be written: {error}") from error

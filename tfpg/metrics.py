@@ -1,9 +1,11 @@
 """Metrics: one row per iteration, in `metrics.csv` and `metrics.jsonl`, and as TensorBoard events where tensorboard is installed."""
 
+import contextlib
 import csv
 import importlib.util
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +68,11 @@ class Log:
                         tf.summary.scalar(name, value)
         return row
 
+    def sync(self) -> None:
+        """Flushes both files to disk: a checkpoint shall not know an iteration whose row is lost."""
+        os.fsync(self.csv.fileno())
+        os.fsync(self.jsonl.fileno())
+
     def close(self) -> None:
         self.csv.close()
         self.jsonl.close()
@@ -92,12 +99,17 @@ def _events(directory: Path) -> Any:
     return tf.summary.create_file_writer(str(directory))
 
 
+def _row(line: bytes) -> Row | None:
+    """A line of metrics.jsonl as a row, or None if it is not one."""
+    with contextlib.suppress(ValueError):
+        row = json.loads(line)
+        if isinstance(row, dict) and set(row) == set(COLUMNS) and isinstance(row["iteration"], int):
+            return row
+    return None
+
+
 def read(directory: Path) -> list[Row]:
-    """The rows of a run so far; a last line that a crash cut short is dropped."""
-    path, rows = directory / "metrics.jsonl", []
-    for line in path.read_text().splitlines() if path.exists() else []:
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return rows
+    """The rows of a run so far; a line that a crash cut short is dropped."""
+    path = directory / "metrics.jsonl"
+    rows = map(_row, path.read_bytes().splitlines()) if path.exists() else []
+    return [row for row in rows if row is not None]

@@ -35,7 +35,7 @@ class Progress:
     def __init__(self, mode: str, total_steps: int) -> None:
         terminal = sys.stdout.isatty()
         self.mode = ("live" if terminal else "plain") if mode == "auto" else mode
-        self.total = total_steps
+        self.total, self.clear = total_steps, "\r\033[K" if self.mode == "live" else ""
         self.returned: float | None = None
         self.first, self.shown, self.drawn, self.started = -1, 0, 0.0, 0.0
 
@@ -65,15 +65,15 @@ class Progress:
         due = row["steps"] * stays // self.total
         if due > self.shown or row["steps"] >= self.total:
             self.shown = due
-            print(("\r\033[K" if self.mode == "live" else "") + self._line(row), flush=True)
+            print(self.clear + self._line(row), flush=True)
         elif self.mode == "live" and time.monotonic() - self.drawn > 0.1:
             self.drawn = time.monotonic()
-            print("\r\033[K" + self._line(row), end="", flush=True)
+            print(self.clear + self._line(row), end="", flush=True)
 
     def say(self, sentence: str) -> None:
         """Prints a sentence on a line of its own."""
         if self.mode != "none":
-            print(("\r\033[K" if self.mode == "live" else "") + sentence, flush=True)
+            print(self.clear + sentence, flush=True)
 
 
 def learning_curve(path: Path, rows: list[Row], title: str) -> None:

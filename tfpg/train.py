@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import os
 import platform
 import signal
 import time
@@ -14,15 +15,19 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfpg import checkpoint, evaluate, report
+from tfpg import checkpoint, evaluate, report, workdir
 from tfpg.build import Setup
 from tfpg.config import Config
+from tfpg.errors import Stopped
 from tfpg.export import export
+from tfpg.files import write_text
 from tfpg.metrics import Log, Row, read
 from tfpg.types import Nest, TrainState
 from tfpg.update import initial_state
 
 DEFAULT_EVAL_EVERY = 10  # iterations, when --stop_at_return asks for evaluations and --eval_every does not say how often
+
+PURPOSES = ("progress", "result", "evaluate")
 
 
 @dataclasses.dataclass
@@ -46,6 +51,15 @@ class Interrupt:
         self.signal = number
         self.restore()
 
+    def raise_from_now(self) -> None:
+        """Everything is saved: a signal need not wait any longer, and raises Stopped."""
+        for number in self.before:
+            signal.signal(number, self._raise)
+
+    def _raise(self, number: int, _frame: FrameType | None) -> None:
+        self._remember(number, None)
+        raise Stopped
+
     def restore(self) -> None:
         for number, handler in self.before.items():
             signal.signal(number, handler)
@@ -66,11 +80,11 @@ class Run:
     def begin(self) -> None:
         self.carry = self.parts.engine.begin(tf.random.experimental.stateless_fold_in(self.begin_seed, self.counters.iteration))
 
-    def restore(self) -> None:
+    def restore(self, repair: bool) -> None:
         """Takes the newest whole checkpoint. Environments in Python cannot be saved: they begin anew, from a seed of their own."""
         self.begin()
         kept = {"train": self.state, "carry": self.carry}
-        kept, counters = checkpoint.latest(self.directory / "checkpoints", kept)
+        kept, counters = checkpoint.latest(self.directory / "checkpoints", kept, repair)
         self.counters = Counters(**counters)
         if not tf.nest.flatten(self.carry):
             self.parts.engine.close()
@@ -85,22 +99,25 @@ class Run:
         """Collects and updates once, and returns the iteration's row of metrics."""
         begun = time.perf_counter()
         seed = tf.random.experimental.stateless_fold_in(self.iterate_seed, self.counters.iteration)
-        self.state, self.carry, tensors = self.parts.engine.iterate(self.state, self.carry, seed, tf.constant(self.pace()))
+        state, carry, tensors = self.parts.engine.iterate(self.state, self.carry, seed, tf.constant(self.pace()))
         row: Row = {name: tensor.numpy().item() for name, tensor in tensors.items()}
         seconds = time.perf_counter() - begun
         if math.isnan(self.first_iteration_seconds):
             self.first_iteration_seconds = seconds
         done, past = row["steps"], self.counters
-        self.counters = Counters(past.iteration + 1, past.steps + done, past.episodes + row["episodes"], past.seconds + seconds)
+        counters = Counters(past.iteration + 1, past.steps + done, past.episodes + row["episodes"], past.seconds + seconds)
+        self.state, self.carry, self.counters = state, carry, counters
         return {**row, **dataclasses.asdict(self.counters), "steps_per_second": done / seconds}
 
     def pace(self) -> float:
         """How much of the configured step to take: all of it, or with --anneal what is left of the budget."""
         return max(0.0, 1 - self.counters.steps / self.config.total_steps) if self.config.anneal else 1.0
 
-    def judge(self, episodes: int) -> np.ndarray:
+    def judge(self, purpose: str) -> np.ndarray:
+        """Returns of greedy episodes, other ones for each purpose: what decided to stop is not what the result is measured by."""
         seed = tf.random.experimental.stateless_fold_in(self.judge_seed, self.counters.iteration)
-        return self.parts.engine.evaluate(self.state, seed, episodes)
+        seed = tf.random.experimental.stateless_fold_in(seed, PURPOSES.index(purpose))
+        return self.parts.engine.evaluate(self.state, seed, self.config.eval_episodes)
 
 
 def device(run: Run) -> str:
@@ -128,13 +145,17 @@ def loop(run: Run, log: Log, progress: report.Progress, interrupt: Interrupt) ->
     try:
         while run.counters.steps < config.total_steps and not solved and not interrupt.signal:
             row = run.iterate()
-            if eval_every and run.counters.iteration % eval_every == 0:
-                row["eval_return"] = float(np.mean(run.judge(config.eval_episodes)))
-                solved = wanted and row["eval_return"] >= config.stop_at_return
-            progress.update(log.write(row))
+            try:
+                if eval_every and run.counters.iteration % eval_every == 0:
+                    row["eval_return"] = float(np.mean(run.judge("progress")))
+                    solved = wanted and row["eval_return"] >= config.stop_at_return
+            finally:
+                progress.update(log.write(row))
             if run.counters.iteration % config.checkpoint_every == 0:
+                log.sync()
                 run.save()
     finally:
+        log.sync()
         run.save()
     if solved:
         progress.say(f"Reached --stop_at_return={config.stop_at_return:g} after {run.counters.steps:,} steps.")
@@ -154,15 +175,13 @@ def versions() -> dict[str, str]:
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Writes a JSON file in one piece."""
-    temporary = path.with_name(f"{path.name}.tmp")
-    temporary.write_text(json.dumps(content, indent=2) + "\n")
-    temporary.replace(path)
+    write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
 def finish(run: Run, policy: Path) -> dict[str, Any]:
     """Evaluates, draws the curve, and writes summary.json. Returns the summary."""
     config, done = run.config, run.counters
-    returns = run.judge(config.eval_episodes)
+    returns = run.judge("result")
     summary = {
         "algo": config.algo,
         "env": config.env,
@@ -180,49 +199,64 @@ def finish(run: Run, policy: Path) -> dict[str, Any]:
         "horizon": run.parts.engine.horizon,
         "device": device(run),
         "jit": config.jit,
-        "threads": tf.config.threading.get_intra_op_parallelism_threads(),
+        "threads": tf.config.threading.get_intra_op_parallelism_threads() or os.cpu_count(),
         "versions": versions(),
     }
-    report.learning_curve(run.directory / "learning_curve.png", read(run.directory), f"{config.algo} on {config.env}, seed {config.seed}")
+    rows = read(run.directory)
+    skipped = sum(row["skipped"] or 0 for row in rows)
+    if skipped:
+        print(f"{skipped:.0f} of {len(rows)} updates were not made: they would have left numbers that are not finite.")
+    report.learning_curve(run.directory / "learning_curve.png", rows, f"{config.algo} on {config.env}, seed {config.seed}")
     write_json(run.directory / "summary.json", summary)
     return summary
 
 
+def finished(run: Run) -> bool:
+    """Whether the run has all its steps, and its summary says so."""
+    path = run.directory / "summary.json"
+    return run.counters.steps >= run.config.total_steps and path.exists() and json.loads(path.read_text())["steps"] == run.counters.steps
+
+
 def train(config: Config, directory: Path, parts: Setup) -> int:
     """Trains, and leaves a complete run directory. Returns the exit code: 0, or 128 + signal when asked to stop."""
-    run, interrupt = Run(config, directory, parts), Interrupt()
+    run = Run(config, directory, parts)
     if config.resume:
-        run.restore()
+        run.restore(repair=True)
+        workdir.change(config, run.counters.steps)
     else:
         run.begin()
-    if run.counters.steps >= config.total_steps and (directory / "summary.json").exists():
+    if finished(run):
         print(f"{directory} is finished: it has its {run.counters.steps:,} steps. --total_steps says how many it shall have.")
         return 0
     print(describe(run), flush=True)
+    interrupt = Interrupt()
     log = Log(directory, keep=run.counters.iteration, tensorboard=config.tensorboard)
     progress = report.Progress(config.progress, config.total_steps)
     progress.begin()
     try:
         loop(run, log, progress, interrupt)
-        if interrupt.signal:
-            name = signal.Signals(interrupt.signal).name
-            progress.say(f"Stopped by {name} after {run.counters.steps:,} steps, saved. Go on with:")
-            progress.say(f"  python run.py --resume --workdir={directory}")
-            return 128 + interrupt.signal
-        policy = export(directory / "policy", parts.learner, run.state, parts.spaces)
-        print(report.read_aloud(finish(run, policy), directory))
-        return 0
+        if not interrupt.signal:
+            interrupt.raise_from_now()
+            policy = export(directory / "policy", parts.learner, run.state, parts.spaces)
+            print(report.read_aloud(finish(run, policy), directory))
+            return 0
+    except Stopped:
+        pass
     finally:
         interrupt.restore()
         log.close()
         parts.engine.close()
+    name = signal.Signals(interrupt.signal).name
+    print(f"{progress.clear}Stopped by {name} after {run.counters.steps:,} steps, saved. Go on with:")
+    print(f"  python run.py --resume --workdir={directory}", flush=True)
+    return 128 + interrupt.signal
 
 
 def evaluate_run(config: Config, directory: Path, parts: Setup) -> int:
     """Judges the newest checkpoint of a run, prints it and writes evaluation.json."""
     run = Run(config, directory, parts)
-    run.restore()
-    judged = evaluate.summary(run.judge(config.eval_episodes))
+    run.restore(repair=False)
+    judged = evaluate.summary(run.judge("evaluate"))
     write_json(directory / "evaluation.json", {**judged, "steps": run.counters.steps})
     print(report.judgement(judged))
     parts.engine.close()
@@ -232,7 +266,7 @@ def evaluate_run(config: Config, directory: Path, parts: Setup) -> int:
 def export_run(config: Config, directory: Path, parts: Setup) -> int:
     """Exports the newest checkpoint of a run as a further version of its policy."""
     run = Run(config, directory, parts)
-    run.restore()
+    run.restore(repair=False)
     print(f"The policy after {run.counters.steps:,} steps is in {export(directory / 'policy', parts.learner, run.state, parts.spaces)}.")
     parts.engine.close()
     return 0

@@ -106,9 +106,8 @@ def fit_critic(
 
     A remainder of fewer than `critic_minibatches` samples sits out each pass, another one each time.
     """
-    samples = observation.shape[0]
-    size = max(samples // learner.critic_minibatches, 1)
-    count = samples // size
+    samples, count = observation.shape[0], learner.critic_minibatches
+    size = samples // count
 
     def step(k: tf.Tensor, phi: Nest, memory: Nest, order: tf.Tensor) -> tuple[tf.Tensor, Nest, Nest, tf.Tensor]:
         rows = order[k]

@@ -1,5 +1,6 @@
 """The run directory and its `run.flags`: the complete flagfile that starts the same run again."""
 
+import contextlib
 import dataclasses
 import time
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 from tfpg.config import FREE, PLACES, Config
 from tfpg.errors import UsageError
+from tfpg.files import write_text
 
 
 def flag_text(value: Any) -> str:
@@ -33,8 +35,11 @@ def create(config: Config) -> Path:
         if directory.is_dir() and any(directory.iterdir()):
             raise UsageError(f"--workdir={directory} is not empty: name a new directory, or add --resume to continue a run.")
         directory.mkdir(parents=True, exist_ok=True)
-        (directory / "run.flags").write_text(flagfile(config))
+        write_text(directory / "run.flags", flagfile(config))
     except OSError as error:
+        for name in ("run.flags", "run.flags.tmp"):
+            with contextlib.suppress(OSError):
+                (directory / name).unlink()
         raise UsageError(f"--workdir={directory} cannot be written: {error.strerror}.") from None
     return directory
 
@@ -56,3 +61,13 @@ def merge(saved: Config, given: dict[str, Any]) -> Config:
                 f"a run keeps what it learns with; --total_steps and the flags of evaluation and logging may change."
             )
     return dataclasses.replace(saved, **given)
+
+
+def change(config: Config, steps: int) -> None:
+    """Writes what a resumed run changed into its `run.flags`, with what it had until then as a comment."""
+    path = Path(config.workdir) / "run.flags"
+    before, now = path.read_text(), flagfile(config).splitlines()
+    old = [line for line in before.splitlines() if line.startswith("--") and line not in now]
+    if old:
+        notes = [line for line in before.splitlines() if line.startswith("# Until step")]
+        write_text(path, "\n".join([*now, *notes, f"# Until step {steps:,}: {' '.join(old)}"]) + "\n")

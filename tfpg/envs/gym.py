@@ -7,12 +7,13 @@ true one), where the next step starts (`observation`), and whether the row is a 
     envpool    resets at the next step (NEXT_STEP), which is no step of an episode and comes out with valid = False
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from tfpg.errors import UsageError
+from tfpg.errors import EnvironmentFault, UsageError
 from tfpg.types import Spaces
 
 TIME_LIMIT = 1000  # steps of an episode where the environment sets no limit: an evaluation must end
@@ -45,12 +46,17 @@ def spaces_of(name: str, observation: Any, action: Any) -> Spaces:
     """Gymnasium spaces as `Spaces`. Raises UsageError for a kind that is not supported."""
     import gymnasium
 
-    if not isinstance(observation, gymnasium.spaces.Box):
+    if not isinstance(observation, gymnasium.spaces.Box) or 0 in observation.shape:
         raise UsageError(f"--env={name} has observations {observation}: only Box observations are supported.")
     shape = tuple(int(n) for n in observation.shape)
     if isinstance(action, gymnasium.spaces.Discrete):
         return Spaces(shape, actions=int(action.n), action_start=int(getattr(action, "start", 0)))
-    if isinstance(action, gymnasium.spaces.Box) and len(action.shape) == 1 and np.issubdtype(action.dtype, np.floating):
+    if (
+        isinstance(action, gymnasium.spaces.Box)
+        and len(action.shape) == 1
+        and 0 not in action.shape
+        and np.issubdtype(action.dtype, np.floating)
+    ):
         low, high = (tuple(float(x) for x in bound) for bound in (action.low, action.high))
         return Spaces(shape, action_low=low, action_high=high)
     raise UsageError(f"--env={name} has actions {action}: Discrete and real Box actions of one axis are supported.")
@@ -67,13 +73,22 @@ def _explain(name: str, error: Exception) -> UsageError:
     return UsageError(f"--env={name} cannot be made: {text}. Any registered gymnasium id is allowed, such as CartPole-v1.")
 
 
+@contextmanager
+def named(name: str) -> Iterator[None]:
+    """Turns whatever an environment raises into an EnvironmentFault that names it."""
+    try:
+        yield
+    except (Exception, SystemExit) as error:
+        raise EnvironmentFault(f"{name} failed: {type(error).__name__}: {' '.join(str(error).split())}") from error
+
+
 def _make(name: str, n: int, **limit: int) -> Any:
     import gymnasium
 
     mode = {"autoreset_mode": gymnasium.vector.AutoresetMode.DISABLED}
     try:
         return gymnasium.make_vec(name, num_envs=n, vectorization_mode="sync", vector_kwargs=mode, **limit)
-    except (gymnasium.error.Error, ImportError, TypeError, ValueError, AttributeError) as error:
+    except Exception as error:
         raise _explain(name, error) from error
 
 
@@ -95,17 +110,23 @@ def open_gymnasium(name: str, n: int, seed: int) -> VectorEnvironment:
     seeds = iter([seed])
 
     def reset() -> np.ndarray:
-        return np.asarray(envs.reset(seed=next(seeds, None))[0], np.float32)
+        with named(name):
+            return np.asarray(envs.reset(seed=next(seeds, None))[0], np.float32)
 
     def step(action: np.ndarray) -> Step:
-        after, reward, terminated, truncated, _ = envs.step(action.astype(dtype))
-        following, ended = after, terminated | truncated
-        if ended.any():
-            following, _ = envs.reset(options={"reset_mask": ended})
+        with named(name):
+            after, reward, terminated, truncated, _ = envs.step(action.astype(dtype))
+            following, ended = after, terminated | truncated
+            if ended.any():
+                following, _ = envs.reset(options={"reset_mask": ended})
         rows = (np.asarray(after, np.float32), np.asarray(reward, np.float32), terminated.copy(), truncated.copy())
         return Step(*rows, np.ones(n, bool), np.asarray(following, np.float32))
 
-    return VectorEnvironment(name, spaces, envs.envs[0].spec.max_episode_steps, reset, step, envs.close)
+    def close() -> None:
+        with named(name):
+            envs.close()
+
+    return VectorEnvironment(name, spaces, envs.envs[0].spec.max_episode_steps, reset, step, close)
 
 
 def open_envpool(name: str, n: int, seed: int) -> VectorEnvironment:

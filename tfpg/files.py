@@ -1,0 +1,32 @@
+"""Files that are there in one piece or not at all, also after a power failure."""
+
+import os
+from pathlib import Path
+
+
+def sync(path: Path) -> None:
+    """Flushes a file or directory to disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def commit(temporary: Path, final: Path) -> None:
+    """Flushes every file of a finished directory, and gives it its name: whoever sees the name sees all of it."""
+    for path in sorted(temporary.rglob("*"), reverse=True):
+        sync(path)
+    sync(temporary)
+    temporary.rename(final)
+    sync(final.parent)
+    sync(final.parent.parent)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file in one piece: whoever reads it sees the old text or the new one, also after a power failure."""
+    temporary = path.with_name(f"{path.name}.tmp")
+    temporary.write_text(text)
+    sync(temporary)
+    temporary.replace(path)
+    sync(path.parent)
