@@ -5,7 +5,6 @@ updating are compiled as two programs (the default run compiles them as one), an
 with the least and the greatest. Run it on a machine that does nothing else.
 """
 
-import os
 import statistics
 import subprocess
 import sys
@@ -19,6 +18,8 @@ from absl import app, flags
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
+
+from run import quiet  # noqa: E402
 
 REPEATS = flags.DEFINE_integer("repeats", 5, "counted calls of each program", lower_bound=1)
 PROCESSES = flags.DEFINE_integer("processes", 3, "counted processes of each kind", lower_bound=1)
@@ -86,6 +87,8 @@ def report_whole() -> None:
 
 
 def report_apart() -> None:
+    with quiet():
+        from tfpg import build  # noqa: F401  what a program imports is no part of its first call
     print("\nnpg, 64-64 tanh, 10 CG iterations, 5 critic epochs: environment steps per second; seconds of the first call\n")
     print(f"  {'environment':<12} {'engine':<10} {'batch':>10}  {'collect':<36} {'update':<30} {'first collect':>13} {'first update':>13}")
     for env, engine, n, horizon in SIZES:
@@ -98,7 +101,6 @@ def report_apart() -> None:
 
 
 def main(_: list[str]) -> None:
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     report_whole()
     report_apart()
 

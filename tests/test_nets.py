@@ -23,7 +23,7 @@ def random_like(nest, rng, dtype=tf.float64):
 
 def forward(weights, x, activation):
     """The multilayer perceptron, one sample and one layer at a time. Weights: kernel, bias, kernel, bias, .."""
-    arrays = [np.float64(leaf) for leaf in weights]
+    arrays = [np.asarray(leaf, np.float64) for leaf in weights]
     outputs = []
     for sample in np.float64(x).reshape([-1, x.shape[-1]]):
         h = sample

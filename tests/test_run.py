@@ -154,13 +154,13 @@ LONGER = [*SMALL, "--total_steps=51200", "--checkpoint_every=2", "--nojit"]
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
     directory = tmp_path_factory.mktemp("uninterrupted") / "run"
-    assert run.execute([*LONGER, f"--workdir={directory}"]) == 0
+    subprocess.run([sys.executable, "run.py", *LONGER, f"--workdir={directory}"], cwd=ROOT, check=True, capture_output=True)
     return directory
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
-def test_a_run_that_was_stopped_continues_to_the_same_end(number, code, uninterrupted, tmp_path, capfd):
-    """SIGKILL loses what came after the last checkpoint, and makes it again."""
+def test_a_run_that_was_stopped_continues_to_the_same_end(number, code, uninterrupted, tmp_path):
+    """SIGKILL loses what came after the last checkpoint, and makes it again. Each part is a process of its own, as in life."""
     stopped = tmp_path / "stopped"
     returncode, out, err = start_and_stop(stopped, number, LONGER)
     assert (returncode, err) == (code, "")
@@ -169,7 +169,7 @@ def test_a_run_that_was_stopped_continues_to_the_same_end(number, code, uninterr
         assert f"python run.py --resume --workdir={stopped}" in out
         assert signal.Signals(number).name in out
     assert 2 <= max(int(path.name) for path in (stopped / "checkpoints").iterdir() if path.name.isdigit()) < 200
-    assert call(capfd, "--resume", f"--workdir={stopped}")[0] == 0
+    subprocess.run([sys.executable, "run.py", "--resume", f"--workdir={stopped}"], cwd=ROOT, check=True, capture_output=True)
     assert_same_run(uninterrupted, stopped)
 
 
@@ -270,7 +270,7 @@ def test_npg_swings_up_the_pendulum_with_the_same_flags():
 
 
 def test_the_default_is_what_the_tests_train():
-    assert run.configure([]) == Config()
+    assert workdir.flagfile(run.configure([])) == workdir.flagfile(Config())
     assert "--algo=npg" in workdir.flagfile(Config())
 
 

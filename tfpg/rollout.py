@@ -129,7 +129,8 @@ class Stream:
 
     def _restart(self) -> None:
         self.observation = self.environment.reset()
-        self.age, self.running = np.zeros(self.n, np.int32), np.zeros(self.n, np.float32)
+        self.age: np.ndarray = np.zeros(self.n, np.int32)
+        self.running: np.ndarray = np.zeros(self.n, np.float32)
 
     def _act(self, state: TrainState, observation: tf.Tensor, noise: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         p = self.learner.policy.parameters(state.policy, perceive(self.learner, state, observation))

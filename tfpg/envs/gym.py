@@ -134,7 +134,9 @@ def open_envpool(name: str, n: int, seed: int) -> VectorEnvironment:
     try:
         import envpool
     except ImportError:
-        raise UsageError("--engine=envpool needs envpool, which is not installed: pip install 'tfpg[envpool]' brings it.") from None
+        raise UsageError(
+            "--engine=envpool needs envpool, which is not installed: pip install envpool brings it, for Python 3.11 and later."
+        ) from None
     if name not in envpool.list_all_envs():
         raise UsageError(f"--env={name} is not an environment of --engine=envpool; try --engine=gymnasium.")
     envs = envpool.make(name, env_type="gymnasium", num_envs=n, seed=seed)
