@@ -128,19 +128,24 @@ def _number(seed: tf.Tensor) -> int:
 
 
 def python_engine(config: Config, name: str, learner: Learner, time_limit: int) -> Engine:
-    """Collecting step by step in Python, updating in one compiled program."""
+    """Collecting step by step in Python, updating in one compiled program. The environments open at the first iteration after `begin`."""
     n, horizon = _sizes(config, "python", time_limit)
     update = tf.function(make_update(learner), jit_compile=config.jit, autograph=False)
     play, streams = evaluate.in_python(learner, config.jit), list[Stream]()
 
+    begun_with: list[tf.Tensor] = []
+
     def begin(seed: tf.Tensor) -> Nest:
-        environment = ENGINES[name](config.env, n, _number(seed))
-        streams.append(Stream(environment, learner, n, horizon, config.jit))
+        close()
+        begun_with[:] = [seed]
         return ()
 
     def iterate(state: TrainState, carry: Nest, seed: tf.Tensor, pace: tf.Tensor) -> tuple[TrainState, Nest, Metrics]:
+        if not streams:
+            environment = ENGINES[name](config.env, n, _number(begun_with[0]))
+            streams.append(Stream(environment, learner, n, horizon, config.jit))
         seeds = tf.random.experimental.stateless_split(seed, 2)
-        trajectory, episodes = streams[-1].collect(state, seeds[0])
+        trajectory, episodes = streams[0].collect(state, seeds[0])
         state, metrics = update(state, trajectory, seeds[1], pace)
         return state, carry, {**episodes, **metrics}
 

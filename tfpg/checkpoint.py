@@ -16,7 +16,7 @@ from typing import Any
 import tensorflow as tf
 
 from tfpg.errors import RunFault
-from tfpg.files import commit
+from tfpg.files import commit, numbered
 from tfpg.types import Nest
 
 KEEP = 3
@@ -31,11 +31,6 @@ def _digest(path: Path) -> str:
 def _describe(state: Nest) -> list[list[Any]]:
     leaves = [tf.convert_to_tensor(leaf) for leaf in tf.nest.flatten(state)]
     return [[list(leaf.shape), leaf.dtype.name] for leaf in leaves]
-
-
-def _numbered(directory: Path) -> list[Path]:
-    found = [path for path in directory.glob("*") if path.name.isascii() and path.name.isdecimal()] if directory.is_dir() else []
-    return sorted(found, key=lambda path: int(path.name))
 
 
 def save(directory: Path, number: int, state: Nest, counters: dict[str, Any]) -> Path:
@@ -57,7 +52,7 @@ def save(directory: Path, number: int, state: Nest, counters: dict[str, Any]) ->
         commit(temporary, final)
     except (tf.errors.OpError, OSError) as error:
         raise RunFault(f"{final} cannot be written: {error}") from error
-    for old in _numbered(directory)[:-KEEP]:
+    for old in numbered(directory)[:-KEEP]:
         shutil.rmtree(old, ignore_errors=True)
     return final
 
@@ -95,7 +90,7 @@ def latest(directory: Path, like: Nest, repair: bool) -> tuple[Nest, dict[str, A
     if repair:
         for leftover in directory.glob("*.tmp"):
             shutil.rmtree(leftover, ignore_errors=True)
-    for path in reversed(_numbered(directory)):
+    for path in reversed(numbered(directory)):
         try:
             return read(path, like)
         except DAMAGE as error:

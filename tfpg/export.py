@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from tfpg.errors import RunFault
 from tfpg.evaluate import greedy
-from tfpg.files import commit
+from tfpg.files import commit, numbered
 from tfpg.types import Nest, Spaces, TrainState
 from tfpg.update import Learner, perceive
 
@@ -82,7 +82,7 @@ def export(directory: Path, learner: Learner, state: TrainState, spaces: Spaces)
 
     Raises: RunFault, naming the path, if the disk does not take it.
     """
-    versions = [int(path.name) for path in directory.glob("*") if path.name.isascii() and path.name.isdecimal()]
+    versions = [int(path.name) for path in numbered(directory)]
     final = directory / str(max(versions, default=0) + 1)
     temporary = directory / f"{final.name}.tmp"
     try:

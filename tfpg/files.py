@@ -30,3 +30,9 @@ def write_text(path: Path, text: str) -> None:
     sync(temporary)
     temporary.replace(path)
     sync(path.parent)
+
+
+def numbered(directory: Path) -> list[Path]:
+    """The entries of a directory whose names are numbers, in the order of these numbers."""
+    found = [path for path in directory.glob("*") if path.name.isascii() and path.name.isdecimal()] if directory.is_dir() else []
+    return sorted(found, key=lambda path: int(path.name))

@@ -87,7 +87,6 @@ class Run:
         kept, counters = checkpoint.latest(self.directory / "checkpoints", kept, repair)
         self.counters = Counters(**counters)
         if not tf.nest.flatten(self.carry):
-            self.parts.engine.close()
             self.begin()
         self.state, self.carry = kept["train"], kept["carry"]
 
