@@ -11,10 +11,10 @@ BIN := $(VENV)/bin/python
 PIP := $(BIN) -m pip install -q --disable-pip-version-check -c constraints.txt
 SUPPORTED := import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))
 
-.PHONY: help run test lint types check bench clean
+.PHONY: help run test lint types check bench equations clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-6s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' Makefile
 
 run: $(VENV)/.run-installed  ## train: python run.py --algo=npg; ARGS="--env=Pendulum-v1" adds flags
 	$(BIN) run.py --algo=npg $(ARGS)
@@ -33,6 +33,9 @@ check: test lint types  ## test, lint and types
 
 bench: $(VENV)/.run-installed  ## measure speed
 	$(BIN) benchmarks/bench.py $(ARGS)
+
+equations: $(VENV)/.test-installed  ## write docs/equations.md anew; ARGS=--check says what is missing
+	$(BIN) docs/equations.py $(ARGS)
 
 clean:  ## remove VENV and the caches, not runs/
 	@if [ -e $(VENV)/pyvenv.cfg ]; then rm -rf $(VENV) && echo "Removed $(VENV)."; fi

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfpg import algorithms, build, rollout, update
+from tfpg import build, psi, rollout, update
 from tfpg.config import Config
 from tfpg.envs import cartpole, gym
 from tfpg.errors import EnvironmentFault
-from tfpg.types import Spaces
+from tfpg.types import Critique, Horizon, Spaces
 
 GAMMA, LAMBDA, T = 0.9, 0.8, 13
 SEED = tf.constant([3, 4])
@@ -79,8 +79,8 @@ def test_bootstraps_have_their_closed_form(engine, lambda_, monkeypatch):
     for trajectory, _ in found:
         v_t, v_tp1 = value(trajectory.observation), value(trajectory.next_observation)
         psi = {
-            "gae": algorithms.gae(trajectory, v_t, v_tp1, GAMMA, lambda_),
-            "monte_carlo": algorithms.monte_carlo_advantage(trajectory, v_t, v_tp1, GAMMA, LAMBDA),
+            "gae": psi.gae(trajectory, Critique(v_t, v_tp1), Horizon(GAMMA, lambda_)),
+            "monte_carlo": psi.monte_carlo_advantage(trajectory, Critique(v_t, v_tp1), Horizon(GAMMA, LAMBDA)),
         }
         for column, length in enumerate(corridor.LENGTHS):
             row, mask = valid(trajectory, column), trajectory.mask.numpy()[:, column]
@@ -93,8 +93,8 @@ def test_bootstraps_have_their_closed_form(engine, lambda_, monkeypatch):
             for kind, trace in (("gae", lambda_), ("monte_carlo", 1.0)):
                 ends = [min(len(k), j + min(length, corridor.LIMIT) - k[j]) for j in range(len(k))]
                 wanted = [sum((GAMMA * trace) ** (m - j) * delta(m) for m in range(j, ends[j])) for j in range(len(k))]
-                np.testing.assert_allclose(psi[kind].numpy()[:, column][mask], wanted, rtol=1e-4, atol=1e-5, err_msg=kind)
-                np.testing.assert_array_equal(psi[kind].numpy()[:, column][~mask], 0)
+                np.testing.assert_allclose(advantages[kind].numpy()[:, column][mask], wanted, rtol=1e-4, atol=1e-5, err_msg=kind)
+                np.testing.assert_array_equal(advantages[kind].numpy()[:, column][~mask], 0)
 
 
 @pytest.mark.parametrize("engine", ["graph", "gymnasium", "envpool"])

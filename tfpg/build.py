@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from tfpg import algorithms, evaluate, nets, normalizers, optimizers, policies, values
+from tfpg import algorithms, evaluate, nets, normalizers, optimizers, policies, psi, values
 from tfpg.config import Config
 from tfpg.envs import IN_GRAPH
 from tfpg.envs.gym import ENGINES
@@ -84,7 +84,7 @@ def make_learner(config: Config, spaces: Spaces) -> Learner:
         critic_minibatches=config.critic_minibatches,
         gamma=config.discount,
         lambda_=config.gae_lambda,
-        weigh_by_age=config.discount_from == "start" and row.psi is not algorithms.total_return,
+        weigh_by_age=config.discount_from == "start" and row.psi is not psi.total_return,
         fisher_block=config.fisher_block,
     )
 

@@ -31,6 +31,35 @@ def rank(minimum: int, **tensors: tf.Tensor) -> None:
             raise ValueError(f"{name} has shape {tensor.shape}: at least {minimum} dimension(s) are needed, time first")
 
 
+def axes(**named: tuple[tf.Tensor, str]) -> dict[str, Any]:
+    """Raises `ValueError` unless the tensors have the axes that are named, equal names meaning equal sizes.
+
+    Example: `axes(mu=(mu, "S"), transition=(transition, "S A S"))`. A first name `...` stands for any leading axes, the same ones in
+    every tensor that has it; a number stands for itself. Sizes unknown at trace time agree with everything. Returns the size of each name.
+    """
+    sizes: dict[str, Any] = {}
+    owners: dict[str, str] = {}
+    for argument, (tensor, spec) in named.items():
+        names = spec.split()
+        free = names[:1] == ["..."]
+        if tensor.shape.rank is None:
+            continue
+        if tensor.shape.rank != len(names) and not (free and tensor.shape.rank >= len(names) - 1):
+            raise ValueError(f"{argument} has shape {tensor.shape}, but its axes are [{', '.join(names)}]: nothing is broadcast here")
+        leading = tensor.shape.rank - len(names) + 1 if free else 0
+        found = [("...", tensor.shape[:leading])] if free else []
+        found += [(name, tensor.shape[leading + i]) for i, name in enumerate(names[1:] if free else names)]
+        for name, size in found:
+            known = int(name) if name.isdigit() else sizes.setdefault(name, size)
+            owner = owners.setdefault(name, argument)
+            if not tf.TensorShape(known).is_compatible_with(size):
+                other = f"{owner} has shape {named[owner][0].shape}" if owner != argument else "its axes differ"
+                raise ValueError(f"{argument} has shape {tensor.shape} but {other}: axis {name} of [{', '.join(names)}] must be {known}")
+            if known is None:
+                sizes[name] = size
+    return sizes
+
+
 def _float_type(values: Any) -> tf.DType:
     types = [tf.as_dtype(value.dtype) for value in values if hasattr(value, "dtype")]
     return next((dtype for dtype in types if dtype.is_floating), tf.float32)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from tfpg import gradients, linalg, trees
+from tfpg import gradients, linalg, trees, trust_region
 from tfpg.types import Nest, Optimizer, Problem
 
 
@@ -73,16 +73,10 @@ def fixed(problem: Problem, params: Nest, direction: Direction, settings: Settin
     return trees.axpy(alpha, direction.d, params), {"step_size": alpha}
 
 
-def length(direction: Direction, radius: tf.Tensor) -> tf.Tensor:
-    """alpha = sqrt(2 epsilon / d.Fd), so that 1/2 (alpha d).F(alpha d) = epsilon   (PG-106, PG-108); 0 where d.Fd is not positive."""
-    positive = direction.dfd > 0
-    return tf.where(positive, tf.sqrt(2 * radius / tf.where(positive, direction.dfd, tf.ones_like(direction.dfd))), 0)
-
-
 def kl_scaled(problem: Problem, params: Nest, direction: Direction, settings: Settings, pace: tf.Tensor) -> tuple[Nest, Info]:
     """theta + alpha d with alpha = sqrt(2 epsilon / d.Fd): the longest step inside the quadratic trust region (PG-106)."""
     radius = settings.kl_radius * pace
-    alpha = length(direction, radius)
+    alpha = trust_region.step_size(direction.dfd, radius)
     return trees.axpy(alpha, direction.d, params), {"step_size": alpha, "kl_radius": radius}
 
 
@@ -93,7 +87,7 @@ def backtracking(problem: Problem, params: Nest, direction: Direction, settings:
     Reference: Schulman et al. 2015 (arXiv:1502.05477), appendix C.
     """
     start, radius = problem.objective(params), settings.kl_radius * pace
-    alpha_0 = length(direction, radius)
+    alpha_0 = trust_region.step_size(direction.dfd, radius)
 
     def acceptable(alpha: tf.Tensor) -> tf.Tensor:
         candidate = trees.axpy(alpha, direction.d, params)

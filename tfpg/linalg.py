@@ -1,11 +1,11 @@
-"""Linear algebra with matrices that exist only as products: conjugate gradient on nests."""
+"""Linear systems: conjugate gradient where the matrix exists only as a product, the pseudo-inverse where it is small."""
 
 from collections.abc import Callable
 from typing import NamedTuple
 
 import tensorflow as tf
 
-from tfpg import trees
+from tfpg import checks, trees
 from tfpg.types import Nest
 
 
@@ -46,3 +46,16 @@ def conjugate_gradient(matvec: Callable[[Nest], Nest], b: Nest, iterations: int,
     k, x, _, _, rr, _ = tf.while_loop(unfinished, step, start)
     safe = tf.where(bb > 0, bb, tf.ones_like(bb))
     return tf.nest.map_structure(tf.stop_gradient, Solution(x, tf.sqrt(rr / safe), k))
+
+
+@checks.component
+def shortest_solution(matrix: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
+    """A^+ b for symmetric A   (PG-107): the shortest of the vectors that solve A x = b best. A may be singular.
+
+    One step of refinement, x + A^+ (b - A x), makes up for XLA's singular values, which are good to seven digits only.
+    Args: matrix [P, P] symmetric; b [P]. Returns: [P]. Raises: ValueError if the shapes do not fit.
+    """
+    checks.axes(b=(b, "P"), matrix=(matrix, "P P"))
+    inverse = tf.linalg.pinv(matrix)
+    x = tf.linalg.matvec(inverse, b)
+    return x + tf.linalg.matvec(inverse, b - tf.linalg.matvec(matrix, x))

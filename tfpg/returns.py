@@ -13,10 +13,7 @@ for the rest. `mask_t` is False on padding, whose content (NaN included) reaches
 import tensorflow as tf
 
 from tfpg import checks
-
-
-def _inside(mask_t: tf.Tensor, *tensors: tf.Tensor) -> list[tf.Tensor]:
-    return [tf.where(mask_t, tensor, tf.zeros_like(tensor)) for tensor in tensors]
+from tfpg.masks import inside
 
 
 @checks.component
@@ -62,7 +59,7 @@ def total_return(r_t: tf.Tensor, gamma: tf.Tensor, mask_t: tf.Tensor) -> tf.Tens
     Raises: ValueError if the shapes differ.
     """
     checks.same_shape(r_t=r_t, mask_t=mask_t)
-    (r_t,) = _inside(mask_t, r_t)
+    r_t = inside(mask_t, r_t)
     return scan_back(r_t, gamma * tf.ones_like(r_t))[0]
 
 
@@ -76,7 +73,7 @@ def reward_to_go(r_t: tf.Tensor, discount_t: tf.Tensor, lambda_t: tf.Tensor, mas
     Raises: ValueError if the shapes differ.
     """
     checks.same_shape(r_t=r_t, discount_t=discount_t, lambda_t=lambda_t, mask_t=mask_t)
-    r_t, discount_t, lambda_t = _inside(mask_t, r_t, discount_t, lambda_t)
+    r_t, discount_t, lambda_t = inside(mask_t, (r_t, discount_t, lambda_t))
     return scan_back(r_t, discount_t * lambda_t)
 
 
@@ -88,7 +85,7 @@ def td_residual(r_t: tf.Tensor, discount_t: tf.Tensor, v_t: tf.Tensor, v_tp1: tf
     Raises: ValueError if the shapes differ.
     """
     checks.same_shape(r_t=r_t, discount_t=discount_t, v_t=v_t, v_tp1=v_tp1, mask_t=mask_t)
-    r_t, discount_t, v_t, v_tp1 = _inside(mask_t, r_t, discount_t, v_t, v_tp1)
+    r_t, discount_t, v_t, v_tp1 = inside(mask_t, (r_t, discount_t, v_t, v_tp1))
     return r_t + discount_t * v_tp1 - v_t
 
 
@@ -106,7 +103,7 @@ def n_step(
     """
     delta_t = td_residual(r_t, discount_t, v_t, v_tp1, mask_t)
     checks.same_shape(delta_t=delta_t, lambda_t=lambda_t)
-    discount_t, lambda_t = _inside(mask_t, discount_t, lambda_t)
+    discount_t, lambda_t = inside(mask_t, (discount_t, lambda_t))
 
     def longer(k: tf.Tensor, advantage_t: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         advantage_tp1 = tf.concat([advantage_t[1:], tf.zeros_like(advantage_t[:1])], axis=0)
@@ -127,7 +124,7 @@ def gae(r_t: tf.Tensor, discount_t: tf.Tensor, lambda_t: tf.Tensor, v_t: tf.Tens
     """
     delta_t = td_residual(r_t, discount_t, v_t, v_tp1, mask_t)
     checks.same_shape(delta_t=delta_t, lambda_t=lambda_t)
-    discount_t, lambda_t = _inside(mask_t, discount_t, lambda_t)
+    discount_t, lambda_t = inside(mask_t, (discount_t, lambda_t))
     return scan_back(delta_t, discount_t * lambda_t)
 
 
@@ -140,7 +137,7 @@ def lambda_return(
     Zero on padding. Raises: ValueError if the shapes differ.
     """
     advantage_t = gae(r_t, discount_t, lambda_t, v_t, v_tp1, mask_t)
-    return advantage_t + _inside(mask_t, v_t)[0]
+    return advantage_t + inside(mask_t, v_t)
 
 
 @checks.component

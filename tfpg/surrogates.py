@@ -36,6 +36,34 @@ def importance(log_prob_t: tf.Tensor, log_prob_old_t: tf.Tensor, psi_t: tf.Tenso
 
 
 @checks.component
+def clipped(log_prob_t: tf.Tensor, log_prob_old_t: tf.Tensor, psi_t: tf.Tensor, epsilon: tf.Tensor) -> tf.Tensor:
+    """min(rho_t sg(psi_t), clip(rho_t, 1 - epsilon, 1 + epsilon) sg(psi_t))   (PG-83): PPO's objective, never above `importance`.
+
+    Its gradient is zero exactly where psi > 0 and rho > 1 + epsilon, or psi < 0 and rho < 1 - epsilon: no reward for going further, full
+    slope for coming back.
+
+    Args: log_prob_t, log_prob_old_t, psi_t [T, N]; epsilon [] in (0, 1). Returns: [T, N]. No gradient flows into log_prob_old_t or psi_t.
+    Raises: ValueError if the shapes differ.
+    Reference: Schulman et al. 2017 (arXiv:1707.06347), eq. 7.
+    """
+    checks.same_shape(log_prob_t=log_prob_t, log_prob_old_t=log_prob_old_t, psi_t=psi_t)
+    rho_t, psi_t = tf.exp(log_prob_t - tf.stop_gradient(log_prob_old_t)), tf.stop_gradient(psi_t)
+    return tf.minimum(rho_t * psi_t, tf.clip_by_value(rho_t, 1 - epsilon, 1 + epsilon) * psi_t)
+
+
+@checks.component
+def kl_penalised(log_prob_t: tf.Tensor, log_prob_old_t: tf.Tensor, psi_t: tf.Tensor, kl_t: tf.Tensor, penalty: tf.Tensor) -> tf.Tensor:
+    """rho_t sg(psi_t) - lambda KL_t   (PG-84): at theta = old the gradient does not depend on lambda, the curvature holds -lambda F.
+
+    Args: log_prob_t, log_prob_old_t, psi_t [T, N]; kl_t [T, N], of the old and the new policy at o_t, differentiable; penalty lambda [].
+    Returns: [T, N]. Raises: ValueError if the shapes differ.
+    Reference: Schulman et al. 2017 (arXiv:1707.06347), eq. 8.
+    """
+    checks.same_shape(log_prob_t=log_prob_t, kl_t=kl_t)
+    return importance(log_prob_t, log_prob_old_t, psi_t) - penalty * kl_t
+
+
+@checks.component
 def weights(mask_t: tf.Tensor, like: tf.Tensor, normaliser: str) -> tf.Tensor:
     """w_t such that an average is sum_t w_t x_t: the normaliser of every objective, named.
 

@@ -32,6 +32,22 @@ class Trajectory(NamedTuple):
     age: tf.Tensor  # [T, N] int32, steps since the episode began, 0 at its first step
 
 
+class Critique(NamedTuple):
+    """What critics say along a trajectory; what an algorithm does not use may be None."""
+
+    v_t: Any = None  # [T, N] V(o_t)
+    v_tp1: Any = None  # [T, N] V(o_{t+1}) at the true next observation
+    q_t: Any = None  # [T, N] Q(o_t, a_t)
+
+
+class Horizon(NamedTuple):
+    """How far psi_t looks ahead: the discount gamma, the trace lambda, and the steps n of n-step advantages."""
+
+    gamma: Any
+    lambda_: Any = 1.0
+    n: Any = 1
+
+
 class Policy(NamedTuple):
     """pi_theta(a|o): functions of explicit parameters theta.
 

@@ -13,7 +13,8 @@ import tensorflow as tf
 
 from tfpg import critics, gradients, returns, surrogates, trees
 from tfpg.improve import Settings
-from tfpg.types import Algorithm, Nest, Normalizer, Optimizer, Policy, Problem, TrainState, Trajectory, Value
+from tfpg.masks import inside
+from tfpg.types import Algorithm, Critique, Horizon, Nest, Normalizer, Optimizer, Policy, Problem, TrainState, Trajectory, Value
 
 Metrics = dict[str, tf.Tensor]
 
@@ -64,12 +65,6 @@ def initial_state(learner: Learner, seed: tf.Tensor) -> TrainState:
 def flat(x: tf.Tensor) -> tf.Tensor:
     """[T, N, ...] -> [T N, ...]."""
     return tf.reshape(x, [x.shape[0] * x.shape[1], *x.shape[2:]])
-
-
-def inside(mask: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
-    """x [T, N, ...] with zeros where mask [T, N] is False, whatever was there."""
-    expanded = tf.reshape(mask, [*mask.shape, *[1] * (x.shape.rank - mask.shape.rank)])
-    return tf.where(expanded, x, tf.zeros_like(x))
 
 
 def perceive(learner: Learner, state: TrainState, observation: tf.Tensor) -> tf.Tensor:
@@ -137,13 +132,13 @@ def assess(learner: Learner, state: TrainState, trajectory: Trajectory) -> tuple
     Target: psi_t + V(o_t), the lambda-return that belongs to psi_t (PG-131). Both are 0 when there is no critic.
     """
     mask = trajectory.mask
-    t = tf.nest.map_structure(lambda x: inside(mask, x), trajectory)._replace(mask=mask)
+    t = inside(mask, trajectory)
     observation = perceive(learner, state, flat(t.observation))
     v_t = v_tp1 = tf.zeros_like(t.reward)
     if learner.algorithm.critic:
         v_t = tf.reshape(values(learner, state, observation), mask.shape)
         v_tp1 = tf.reshape(values(learner, state, perceive(learner, state, flat(t.next_observation))), mask.shape)
-    psi_t = learner.algorithm.psi(t, v_t, v_tp1, learner.gamma, learner.lambda_)
+    psi_t = learner.algorithm.psi(t, Critique(v_t, v_tp1), Horizon(learner.gamma, learner.lambda_))
     target_t = psi_t + inside(mask, v_t)
     if learner.weigh_by_age:
         psi_t = returns.discount_from_start(psi_t, learner.gamma, t.age)

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfpg import algorithms, improve, optimizers, surrogates, update
+from tfpg import improve, optimizers, psi, surrogates, update
+from tfpg.types import Critique, Horizon
 
 GAMMA = 0.9
 PARAMS = enumeration.some_parameters()
@@ -23,7 +24,7 @@ def exact_problem(surrogate=surrogates.importance):
     v = enumeration.values(PARAMS, GAMMA)
     t = np.arange(enumeration.T)[:, None]
     v_tp1 = np.concatenate([v[t[1:], enumeration.STATES[1:]], np.zeros((1, len(enumeration.PATHS)))])
-    psi_t = algorithms.gae(trajectory, tf.constant(v[t, enumeration.STATES]), tf.constant(v_tp1), GAMMA, 0.8)
+    psi_t = psi.gae(trajectory, Critique(tf.constant(v[t, enumeration.STATES]), tf.constant(v_tp1)), Horizon(GAMMA, 0.8))
     weight = tf.broadcast_to(tf.constant(enumeration.probabilities(PARAMS)), psi_t.shape)
     columns = (trajectory.observation, trajectory.action, trajectory.log_prob, psi_t, weight, weight / enumeration.T)
     return update.policy_problem(enumeration.POLICY, surrogate, PARAMS, update.Batch(*map(update.flat, columns)), block=100)

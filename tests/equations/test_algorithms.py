@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfpg import algorithms, build, gradients, returns, surrogates, update
+from tfpg import algorithms, build, gradients, psi, returns, surrogates, update
 from tfpg.config import Config
-from tfpg.types import Spaces
+from tfpg.types import Critique, Horizon, Spaces
 
 PARAMS = enumeration.some_parameters()
 
@@ -19,7 +19,7 @@ def expected_gradient(row, gamma, lambda_, from_start, v=None):
     t = np.arange(enumeration.T)[:, None]
     v_t = tf.constant(v[t, enumeration.STATES])
     v_tp1 = tf.constant(np.concatenate([v[t[1:], enumeration.STATES[1:]], np.full((1, len(enumeration.PATHS)), 1e3)]))
-    psi_t = row.psi(trajectory, v_t, v_tp1, gamma, lambda_)
+    psi_t = row.psi(trajectory, Critique(v_t, v_tp1), Horizon(gamma, lambda_))
     if from_start:
         psi_t = returns.discount_from_start(psi_t, gamma, trajectory.age)
     weight = tf.broadcast_to(tf.constant(enumeration.probabilities(PARAMS)), psi_t.shape)
@@ -35,7 +35,7 @@ def test_expected_gradient_is_the_gradient_of_the_objective(name, gamma):
     row = algorithms.ALGORITHMS[name]
     exact = enumeration.exact_gradient(PARAMS, gamma)
     assert np.abs(exact).max() > 1e-2
-    from_start = row.psi is not algorithms.total_return
+    from_start = row.psi is not psi.total_return
     np.testing.assert_allclose(expected_gradient(row, gamma, 0.6, from_start), exact, rtol=0, atol=1e-9)
 
 
