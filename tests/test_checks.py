@@ -37,6 +37,44 @@ def test_too_few_dimensions_are_refused_by_name():
         checks.rank(2, x=tf.zeros([5, 3]), mask_t=tf.zeros([5]))
 
 
+def test_named_axes_bind_their_sizes():
+    checks.axes(mu=(tf.zeros([3]), "S"), transition=(tf.zeros([3, 2, 3]), "S A S"))
+    checks.axes(logits=(tf.zeros([5, 6, 2]), "... K"), action=(tf.zeros([5, 6]), "..."))
+    checks.axes(logits=(tf.zeros([2]), "... K"), action=(tf.zeros([]), "..."))
+    checks.axes(x=(tf.TensorSpec([None, 3]), "T N"), y=(tf.TensorSpec([7, None]), "T N"), z=(tf.TensorSpec([7, 3]), "T N"))
+    checks.axes(x=(tf.TensorSpec(None), "T N"), y=(tf.TensorSpec([7, 3]), "T N"))
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "message"),
+    [
+        (((3,), "S"), ((4, 2), "S A"), r"y has shape \(4, 2\) but x has shape \(3,\): axis S of \[S, A\] must be 3"),
+        (((3,), "S"), ((3, 1), "S"), r"y has shape \(3, 1\), but its axes are \[S\]: nothing is broadcast"),
+        (((3,), "S"), ((), "S"), r"y has shape \(\), but its axes are \[S\]"),
+        (((3,), "S"), ((3, 4), "S S"), r"y has shape \(3, 4\) but x has shape \(3,\): axis S"),
+        (((5, 2), "... K"), ((5, 1), "..."), r"y has shape \(5, 1\) but x has shape \(5, 2\): axis \.\.\. of"),
+        (((5, 2), "... K"), ((4, 2), "... K"), r"y has shape \(4, 2\) but x has shape \(5, 2\): axis \.\.\. of"),
+        (((5, 2), "... K"), ((), "... K"), r"y has shape \(\), but its axes are \[\.\.\., K\]"),
+        (((None,), "S"), ((3, 4), "S S"), r"y has shape \(3, 4\) but its axes differ: axis S of \[S, S\] must be 3"),
+    ],
+)
+def test_axes_that_do_not_fit_are_refused_by_name(first, second, message):
+    x, y = ((tf.TensorSpec(shape), spec) for shape, spec in (first, second))
+    with pytest.raises(ValueError, match=message):
+        checks.axes(x=x, y=y)
+
+
+def test_one_argument_may_contradict_itself():
+    with pytest.raises(ValueError, match=r"chain has shape \(3, 4\) but its axes differ: axis S of \[S, S\] must be 3"):
+        checks.axes(chain=(tf.zeros([3, 4]), "S S"))
+
+
+def test_an_unknown_size_is_learned_from_the_first_that_knows_it():
+    x, y, z = (tf.TensorSpec([n]) for n in (None, 3, 4))
+    with pytest.raises(ValueError, match=r"z has shape \(4,\)"):
+        checks.axes(x=(x, "N"), y=(y, "N"), z=(z, "N"))
+
+
 def test_checks_hold_while_compiling(mode):
     def product(x, y):
         checks.same_shape(x=x, y=y)
@@ -75,11 +113,12 @@ def test_numbers_take_the_type_of_the_first_floating_argument_or_int32_where_the
     assert is_tensor(seen[1][2], dtype)
 
 
-def test_arrays_and_lists_become_tensors():
+def test_arrays_and_lists_become_tensors_and_lists_of_reals_take_the_type_of_the_first_floating_array():
     function, seen = received()
-    function(np.ones(2), [1.0, 2.0])
-    assert is_tensor(seen[0][0], "float64")
-    assert is_tensor(seen[0][1], "float32")
+    function([1.0, 2.0], [[1, 2]], b=np.ones(2))
+    function([1.0, 2.0], [True])
+    assert [is_tensor(x, dtype) for x, dtype in zip(seen[0][:3], ("float64", "int32", "float64"), strict=True)] == [True] * 3
+    assert [is_tensor(x, dtype) for x, dtype in zip(seen[1][:2], ("float32", "bool"), strict=True)] == [True] * 2
 
 
 def test_inside_another_program_a_component_is_part_of_it():

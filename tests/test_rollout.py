@@ -78,7 +78,7 @@ def test_bootstraps_have_their_closed_form(engine, lambda_, monkeypatch):
     _, found = collect(engine, make_learner(), T, 2, monkeypatch)
     for trajectory, _ in found:
         v_t, v_tp1 = value(trajectory.observation), value(trajectory.next_observation)
-        psi = {
+        advantages = {
             "gae": psi.gae(trajectory, Critique(v_t, v_tp1), Horizon(GAMMA, lambda_)),
             "monte_carlo": psi.monte_carlo_advantage(trajectory, Critique(v_t, v_tp1), Horizon(GAMMA, LAMBDA)),
         }

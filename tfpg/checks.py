@@ -31,33 +31,29 @@ def rank(minimum: int, **tensors: tf.Tensor) -> None:
             raise ValueError(f"{name} has shape {tensor.shape}: at least {minimum} dimension(s) are needed, time first")
 
 
-def axes(**named: tuple[tf.Tensor, str]) -> dict[str, Any]:
+def axes(**named: tuple[tf.Tensor, str]) -> None:
     """Raises `ValueError` unless the tensors have the axes that are named, equal names meaning equal sizes.
 
     Example: `axes(mu=(mu, "S"), transition=(transition, "S A S"))`. A first name `...` stands for any leading axes, the same ones in
-    every tensor that has it; a number stands for itself. Sizes unknown at trace time agree with everything. Returns the size of each name.
+    every tensor that has it. Sizes unknown at trace time agree with everything.
     """
-    sizes: dict[str, Any] = {}
-    owners: dict[str, str] = {}
+    known: dict[str, tuple[Any, str]] = {}
     for argument, (tensor, spec) in named.items():
-        names = spec.split()
-        free = names[:1] == ["..."]
-        if tensor.shape.rank is None:
+        names, shape = spec.split(), tensor.shape
+        free = names[0] == "..."
+        if shape.rank is None:
             continue
-        if tensor.shape.rank != len(names) and not (free and tensor.shape.rank >= len(names) - 1):
-            raise ValueError(f"{argument} has shape {tensor.shape}, but its axes are [{', '.join(names)}]: nothing is broadcast here")
-        leading = tensor.shape.rank - len(names) + 1 if free else 0
-        found = [("...", tensor.shape[:leading])] if free else []
-        found += [(name, tensor.shape[leading + i]) for i, name in enumerate(names[1:] if free else names)]
-        for name, size in found:
-            known = int(name) if name.isdigit() else sizes.setdefault(name, size)
-            owner = owners.setdefault(name, argument)
-            if not tf.TensorShape(known).is_compatible_with(size):
+        if shape.rank < len(names) - free or (shape.rank > len(names) and not free):
+            raise ValueError(f"{argument} has shape {shape}, but its axes are [{', '.join(names)}]: nothing is broadcast here")
+        leading = shape.rank - len(names) + 1
+        sizes = [shape[:leading], *shape[leading:]] if free else list(shape)
+        for name, size in zip(names, sizes, strict=True):
+            expected, owner = known.get(name, (None, argument))
+            if expected is None:
+                known[name] = size, argument
+            elif not tf.TensorShape(expected).is_compatible_with(size):
                 other = f"{owner} has shape {named[owner][0].shape}" if owner != argument else "its axes differ"
-                raise ValueError(f"{argument} has shape {tensor.shape} but {other}: axis {name} of [{', '.join(names)}] must be {known}")
-            if known is None:
-                sizes[name] = size
-    return sizes
+                raise ValueError(f"{argument} has shape {shape} but {other}: axis {name} of [{', '.join(names)}] must be {expected}")
 
 
 def _float_type(values: Any) -> tf.DType:
@@ -68,8 +64,8 @@ def _float_type(values: Any) -> tf.DType:
 def component(function: Callable[..., Any]) -> Callable[..., Any]:
     """Makes a first-order function a `tf.function` that traces once per shape and type.
 
-    Arrays, lists and Python numbers become tensors before the call: a number takes the type of the first floating argument, or int32
-    where the signature says `int`, so that a new discount or step count is a new value and not a new trace. Strings stay Python. Inside
+    Arrays, lists and Python numbers become tensors before the call: numbers and lists of reals take the type of the first floating array
+    (float32 without one), a number int32 where the signature says `int`, so that a new discount or step count is a new value and not a new trace. Strings stay Python. Inside
     another traced function it adds nothing: the outer program contains the function itself. `component(f).python_function` is f.
 
     Do not use it on functions that take functions: each new closure would be a new trace.
@@ -83,8 +79,11 @@ def component(function: Callable[..., Any]) -> Callable[..., Any]:
         dtype = _float_type(given.values())
 
         def tensor(name: str, value: Any) -> Any:
-            if isinstance(value, (list, tuple, np.ndarray)):
+            if isinstance(value, np.ndarray):
                 return tf.convert_to_tensor(value)
+            if isinstance(value, (list, tuple)):
+                array = np.asarray(value)
+                return tf.constant(value, dtype if np.issubdtype(array.dtype, np.floating) else None)
             if isinstance(value, bool) or not isinstance(value, (int, float)):
                 return value
             return tf.constant(value, tf.int32 if signature.parameters[name].annotation is int else dtype)

@@ -103,7 +103,7 @@ class TabularMDP:
 
     def score(self, theta: tf.Tensor) -> tf.Tensor:
         """g(s, a) = grad log pi(a|s)   (PG-22): [S, A, P], P the size of theta."""
-        with tf.GradientTape() as tape:
+        with tf.GradientTape(persistent=True) as tape:
             tape.watch(theta)
             log_pi = tf.math.log(self.policy(theta))
         return tf.reshape(tape.jacobian(log_pi, theta, experimental_use_pfor=False), [*self.reward.shape, -1])
