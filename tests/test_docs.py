@@ -26,6 +26,15 @@ def test_the_readme_s_equation():
     np.testing.assert_allclose(eval(expression, scope), eval(shown), rtol=1e-6)
 
 
+def test_the_readme_s_exact_process():
+    block = next(block for block in re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S) if "TabularMDP" in block)
+    *statements, exact, last = block.strip().splitlines()
+    scope = {}
+    exec("\n".join(statements), scope)
+    assert [np.shape(x) for x in eval(exact, scope)] == [(), (3, 2), (3, 3, 2), (6, 6), (3, 2)]
+    assert (np.asarray(eval(last, scope)) > 0).all()
+
+
 def test_every_metric_is_documented():
     page = (ROOT / "docs" / "run-directory.md").read_text()
     table = dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", page, re.M))
