@@ -11,7 +11,7 @@ BIN := $(VENV)/bin/python
 PIP := $(BIN) -m pip install -q --disable-pip-version-check -c constraints.txt
 SUPPORTED := import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))
 
-.PHONY: help run test lint types check bench equations clean
+.PHONY: help run test lint types check mutants bench equations clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' Makefile
@@ -31,6 +31,9 @@ types: $(VENV)/.test-installed  ## check types with mypy
 
 check: test lint types  ## test, lint and types
 
+mutants: $(VENV)/.test-installed  ## which errors no test would notice; ARGS="--module=returns" asks for one module
+	$(BIN) tests/mutants.py --workers=$(WORKERS) $(ARGS)
+
 bench: $(VENV)/.run-installed  ## measure speed
 	$(BIN) benchmarks/bench.py $(ARGS)
 
@@ -39,7 +42,7 @@ equations: $(VENV)/.test-installed  ## write docs/equations.md anew; ARGS=--chec
 
 clean:  ## remove VENV and the caches, not runs/
 	@if [ -e $(VENV)/pyvenv.cfg ]; then rm -rf $(VENV) && echo "Removed $(VENV)."; fi
-	@rm -rf .pytest_cache .mypy_cache .ruff_cache build *.egg-info __pycache__ */__pycache__ */*/__pycache__
+	@rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info __pycache__ */__pycache__ */*/__pycache__
 
 # Ends with a usable environment in VENV, whoever made it, or with one sentence on why there is none. VENV/.installing holds the
 # process that installs. One that is gone (or a zombie, where nobody reaps them) was interrupted: what it left cannot be trusted.

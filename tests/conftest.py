@@ -7,6 +7,12 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import numpy as np
 import pytest
 import tensorflow as tf
+from hypothesis import Phase, settings
+
+# The same examples in every run, and the first that fails is shown as it is.
+GENERATE = [Phase.explicit, Phase.generate]
+settings.register_profile("tests", derandomize=True, max_examples=30, deadline=None, database=None, phases=GENERATE)
+settings.load_profile("tests")
 
 
 @pytest.fixture(params=["python", "graph", "xla"])

@@ -4,45 +4,32 @@ Cosmic Ray writes the mutants of a module. Each runs in a child forked from this
 it (its threads start with the first operation), so a mutant costs its tests and not their imports. The child imports the mutated text
 through a hook; files are read from a copy of the tree, and nothing is written but --out. An interrupted run goes on where it stopped.
 
-A mutant meets the tests that bear its module's name, then, if it lives, those of floors 1 and 2 that import the module. The ones that
-killed its neighbours go first, then the quick ones. tests/equivalent_mutants.toml excuses mutants no test can kill.
-
-Not counted, since they say nothing about tests:
-- what leaves the program as it is: mutants in annotations and docstrings, and texts that do not parse or that another mutant has;
-- arithmetic turned into logic or shifts, or back: tensors of floats have none, any call whatever would kill it;
-- `==` for `is`, `!=` for `is not`, and back: of None, types and strings they say the same.
-VariableReplacer and VariableInserter need names of variables as arguments; without them they are no part of Cosmic Ray's stock.
+A mutant meets the tests that bear its module's name, then, if it lives, those of floors 1 and 2 that import the module, file by file, and
+only files that run its function. The tests that killed its neighbours go first, then the quick ones: most die in a fraction of a second.
+tests/equivalent_mutants.toml excuses mutants that no test can kill.
 """
 
 import argparse
-import ast
 import contextlib
-import difflib
 import gc
 import hashlib
 import importlib
-import itertools
 import json
 import math
 import os
-import re
 import resource
 import shutil
 import signal
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
 from importlib.machinery import SourceFileLoader
 from importlib.util import spec_from_file_location
 from multiprocessing import Pipe
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import wait
 from pathlib import Path
 
-from cosmic_ray.ast import ast_nodes, get_ast
-from cosmic_ray.ast.ast_query import ASTQuery
-from cosmic_ray.mutating import mutate_code
-from cosmic_ray.plugins import get_operator, operator_names
+from mutations import floors, mutants, relevant
 
 try:
     import tomllib
@@ -53,105 +40,14 @@ ROOT = Path(__file__).parents[1]
 EQUIVALENT = Path("tests/equivalent_mutants.toml")
 ENOUGH = 0.97
 MEMORY = 12 * 2**30
-FAMILIES = ({"Add", "Sub", "Mul", "Div", "FloorDiv", "Mod", "Pow"}, {"BitOr", "BitAnd", "BitXor"}, {"LShift", "RShift"})
-IDENTITY = {("Eq", "Is"), ("NotEq", "IsNot"), ("Is", "Eq"), ("IsNot", "NotEq")}
-LEFT_OUT = shutil.ignore_patterns(".*", "__pycache__", "runs", "build")
-# Outcomes. 'import' is a kill without merit: the module, or a file of tests, cannot even be imported. 'crash' is a signal.
+# 'import' is a kill without merit: the module, or a file of tests, cannot be imported. 'crash' is a signal.
 COLUMNS = ("mutants", "killed", "import", "timeout", "crash", "survived", "equivalent", "seconds")
 
 
-@dataclass(frozen=True)
-class Mutant:
-    """One change. `name` is the operator and its occurrence; `before` and `after` are the lines that differ."""
-
-    name: str
-    operator: str
-    function: str
-    text: str
-    diff: str
-    before: str
-    after: str
-
-
-class Meaning(ast.NodeTransformer):
-    """A program without annotations and docstrings."""
-
-    def visit(self, node):
-        self.generic_visit(node)
-        if isinstance(node, (ast.FunctionDef, ast.ClassDef, ast.Module)) and ast.get_docstring(node) is not None:
-            node.body[0] = ast.Pass()
-        for field in ("annotation", "returns"):
-            if getattr(node, field, None) is not None:
-                setattr(node, field, ast.Constant(None))
-        return node
-
-
-def meaning(text):
-    return ast.dump(Meaning().visit(ast.parse(text)))
-
-
-def says_something(operator):
-    kind, _, change = operator.partition("_")
-    if kind == "ReplaceBinaryOperator":
-        return any(set(change.split("_")) <= family for family in FAMILIES)
-    return tuple(change.split("_")) not in IDENTITY
-
-
-def mutants(path):
-    """All mutants of a file that count."""
-    source = path.read_text()
-    seen, tree = {meaning(source)}, get_ast(source)
-    for full_name in operator_names():
-        operator, kind = full_name.removeprefix("core/"), get_operator(full_name)
-        if kind.arguments() or not says_something(operator):
-            continue
-        places = [node for node in ast_nodes(tree) for _ in kind().mutation_positions(node)]
-        for occurrence, node in enumerate(places):
-            text = mutate_code(source, kind(), occurrence)
-            try:
-                new = meaning(text)
-            except SyntaxError:
-                continue
-            if new not in seen:
-                seen.add(new)
-                lines = list(difflib.unified_diff(source.splitlines(), text.splitlines(), str(path), str(path), lineterm="", n=0))
-                before, after = ("\n".join(line[1:].strip() for line in lines[3:] if line[0] == sign) for sign in "-+")
-                function = ASTQuery(node).get_definition_name() or ""
-                yield Mutant(f"{operator}#{occurrence}", operator, function, text, "\n".join(lines), before, after)
-
-
-def floors():
-    """The modules of floors 1 and 2, as tests/test_house.py has them."""
-    for node in ast.parse(next(Path("tests").rglob("test_house.py")).read_text()).body:
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "FLOORS":
-            table = ast.literal_eval(node.value)
-            return [*table[1], *table[2]]
-    raise SystemExit("test_house.py has no FLOORS")
-
-
-def imported(path):
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom):
-            yield from (alias.name for alias in node.names if node.module == "tfpg")
-            yield (node.module or "").removeprefix("tfpg.")
-        elif isinstance(node, ast.Import):
-            yield from (alias.name.removeprefix("tfpg.") for alias in node.names)
-
-
-def relevant(module, names):
-    """Files of tests: those named after the module, and the others of floors 1 and 2 that import it."""
-    own = re.compile(rf"test_{module}(_\w+)?\.py")
-    files = {*Path("tests/equations").glob("test_*.py"), *(path for name in names for path in Path("tests").glob(f"test_{name}.py"))}
-    named = {path for path in files if own.fullmatch(path.name)}
-    longer = {path for name in names if name.startswith(f"{module}_") for path in named if path.name.startswith(f"test_{name}")}
-    named -= longer
-    return [sorted(map(str, named)), sorted(str(path) for path in files - named if module in imported(path))]
-
-
-def fingerprint(module, stages):
+def fingerprint(module, tests):
     """Of all that a module's results depend on, apart from the modules it imports."""
-    helpers = [path for path in Path("tests").rglob("*.py") if not path.name.startswith("test_") and path.name != "mutants.py"]
-    files = [Path(f"tfpg/{module}.py"), *map(Path, itertools.chain(*stages)), *sorted(helpers)]
+    helpers = [path for path in Path("tests").rglob("*.py") if not path.name.startswith(("test_", "mutants", "mutations"))]
+    files = [Path(f"tfpg/{module}.py"), *map(Path, tests), *sorted(helpers)]
     return hashlib.sha256(b"\0".join(str(path).encode() + b"\0" + path.read_bytes() for path in files)).hexdigest()
 
 
@@ -167,8 +63,7 @@ class Watch:
 
     def pytest_runtest_logreport(self, report):
         self.seconds[report.nodeid] = self.seconds.get(report.nodeid, 0) + report.duration
-        if report.failed:
-            self.failed.append(report.nodeid)
+        self.pytest_collectreport(report)
 
     def pytest_collectreport(self, report):
         if report.failed:
@@ -189,12 +84,11 @@ class Mutated(SourceFileLoader):
         return compile(self.text, self.path, "exec")
 
 
-def judge(module, text, stages, watch, limits, options=("-x",)):
-    """In the child: the outcome of the tests, files of one stage after the other."""
+def judge(module, text, files, watch, limits):
+    """In the child: the outcome of the tests, file by file, each with a limit in seconds."""
     import pytest
     import tensorflow as tf
 
-    os.setsid()
     quiet = os.open(os.devnull, os.O_RDWR)
     for stream in range(3):
         os.dup2(quiet, stream)
@@ -202,43 +96,54 @@ def judge(module, text, stages, watch, limits, options=("-x",)):
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
     sys.meta_path.insert(0, Mutated(module, text))
-    quick = ["-q", "-p", "no:cacheprovider", "--assert=plain", "--tb=no", "--hypothesis-profile=mutants", *options]
-    for files, limit in zip(stages, limits, strict=True):
+    options = ["-x", "-q", "-p", "no:cacheprovider", "--assert=plain", "--tb=no", "--hypothesis-profile=mutants"]
+    for file, limit in zip(files, limits, strict=True):
         signal.alarm(math.ceil(limit))
-        code = pytest.main([*quick, *files], plugins=[watch]) if files else pytest.ExitCode.OK
+        code = pytest.main([*options, file], plugins=[watch])
         if code not in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
             return "killed" if code == pytest.ExitCode.TESTS_FAILED else "import"
     return "survived"
 
 
-@dataclass
+def listen(module, *rest):
+    """In a child: the judgement, and the names of the module's functions that ran."""
+    ran = set()
+    end = f"tfpg/{module}.py"
+    sys.settrace(lambda frame, *_: ran.add(frame.f_code.co_name) if frame.f_code.co_filename.endswith(end) else None)
+    return judge(module, *rest), ran
+
+
 class Child:
-    """A process that judges a mutant."""
+    """A process that calls judge or listen."""
 
-    mutant: Mutant | None
-    pid: int
-    pipe: Connection
-    begun: float
-
-    @classmethod
-    def fork(cls, mutant, module, text, stages, watch, *rest):
-        receive, send = Pipe(duplex=False)
-        pid = os.fork()
-        if not pid:
+    def __init__(self, mutant, task, module, text, files, watch, limits):
+        self.mutant, self.files, self.begun = mutant, files, time.monotonic()
+        self.pipe, send = Pipe(duplex=False)
+        self.pid = os.fork()
+        if not self.pid:
             try:
-                send.send((judge(module, text, stages, watch, *rest), watch.failed, watch.seconds))
+                os.setsid()
+                send.send((task(module, text, files, watch, limits), watch.failed, watch.seconds))
             finally:
                 os._exit(0)
         send.close()
-        return cls(mutant, pid, receive, time.monotonic())
 
     def result(self):
-        """(outcome, tests that failed, seconds of each test), as soon as it is there."""
-        with contextlib.suppress(EOFError), self.pipe:
+        """(what it returned, tests that failed, seconds of each test), as soon as it is there."""
+        try:
             told = self.pipe.recv()
+        except EOFError:
+            told = None
+        except KeyboardInterrupt:
+            self.kill()
+            raise
+        self.pipe.close()
+        if told:
             self.kill()
             return told
         code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        if code >= 0:
+            raise SystemExit("A child ended without a word: an error in this program, not in a mutant.")
         return "timeout" if code == -signal.SIGALRM else "crash", [], {}
 
     def kill(self):
@@ -264,13 +169,13 @@ def warm():
 
 
 class Run:
-    """The results so far, kept in a file: {module: {'fingerprint', 'mutants': {name: {'outcome', 'seconds', 'test', 'diff'}}}}."""
+    """The results so far, kept in a file: {module: {'fingerprint', 'mutants': {name: {'outcome', 'test', ...}}}}."""
 
-    def __init__(self, out, found, stages):
-        self.out, self.found, self.stages = out, found, stages
+    def __init__(self, out, found, tests):
+        self.out, self.found, self.tests, self.broken = out, found, tests, []
         self.state = json.loads(out.read_text()) if out.exists() else {}
         for module in found:
-            mark = fingerprint(module, stages[module])
+            mark = fingerprint(module, tests[module])
             if self.state.get(module, {}).get("fingerprint") != mark:
                 self.state[module] = {"fingerprint": mark, "mutants": {}}
         self.saved = self.begun = time.monotonic()
@@ -293,29 +198,45 @@ class Run:
             left = (self.saved - self.begun) / max(len(results) - self.before, 1) * (total - len(results)) / 60
             print(f"{len(results)}/{total} mutants, {len(results) - lived} killed, {lived} alive, {left:.0f} min left", flush=True)
 
+    def listen(self, module, source):
+        """Without a mutation: the functions that ran in each file of tests, and the seconds of each test. Files that fail are left out."""
+        functions, known = {}, {}
+        for file in self.tests[module]:
+            told, failed, seconds = Child(None, listen, module, source, [file], Watch([], {}), [1800]).result()
+            if told[0] == "survived":
+                functions[file] = told[1] if seconds else set()
+                known |= seconds
+            else:
+                self.broken += failed or [f"{file} ({told})"]
+        return functions, known
+
     def module(self, module, workers):
-        """Judges what is left of a module. Returns the tests that fail without a mutation."""
-        results, stages, running, killers = self.state[module]["mutants"], self.stages[module], {}, {}
+        """Judges what is left of a module."""
+        results, running, killers = self.state[module]["mutants"], {}, {}
         todo = [mutant for mutant in self.found[module] if mutant.name not in results]
-        if not todo:
-            return []
         source = Path(f"tfpg/{module}.py").read_text()
-        outcome, failed, known = Child.fork(None, module, source, stages, Watch([], {}), (1800, 1800), ()).result()
-        if outcome != "survived":
-            return failed or [outcome]
-        limits = [10 + 5 * sum(known[test] for test in known if test.split("::")[0] in files) for files in stages]
+        functions, known = self.listen(module, source) if todo else ({}, {})
         try:
             while todo or running:
                 while todo and len(running) < workers:
                     mutant = todo.pop(0)
                     likely = killers.setdefault(mutant.function, [])
-                    child = Child.fork(mutant, module, mutant.text, stages, Watch(likely, known), limits)
+                    files = [file for file, ran in functions.items() if (mutant.function or "<module>") in ran]
+                    files.sort(key=lambda file: -any(test.startswith(file) for test in likely[:1]))
+                    limits = [10 + 5 * sum(known[test] for test in known if test.startswith(file)) for file in files]
+                    child = Child(mutant, judge, module, mutant.text, files, Watch(likely, known), limits)
                     running[child.pipe] = child
                 for pipe in wait(list(running)):
                     child = running.pop(pipe)
                     outcome, failed, _ = child.result()
                     mutant, seconds = child.mutant, round(time.monotonic() - child.begun, 2)
-                    results[mutant.name] = {"outcome": outcome, "seconds": seconds, "test": failed[:1], "diff": mutant.diff}
+                    results[mutant.name] = {
+                        "outcome": outcome,
+                        "seconds": seconds,
+                        "test": failed[:1],
+                        "files": len(child.files),
+                        "diff": mutant.diff,
+                    }
                     if outcome == "killed":
                         likely = killers[mutant.function]
                         likely[:] = failed[:1] + [test for test in likely if test not in failed]
@@ -323,21 +244,19 @@ class Run:
         finally:
             for child in running.values():
                 child.kill()
-        return []
 
 
-def report(run, broken):
+def report(run):
     """Prints survivors and a table. Returns whether enough mutants were killed, and nothing else is wrong."""
     entries = tomllib.loads(EQUIVALENT.read_text()).get("mutant", [])
-    excused = {(entry["module"], entry["operator"], entry["before"], entry["after"]) for entry in entries}
-    survivors = {(module, m.operator, m.before, m.after) for module, m, result in run.results() if result["outcome"] == "survived"}
-    stale = [key for key in excused - survivors if key[0] in run.found and key[0] not in broken]
+    excused = {tuple(entry[key] for key in ("module", "function", "operator", "before", "after")) for entry in entries}
+    survivors = {mutant.key(module) for module, mutant, result in run.results() if result["outcome"] == "survived"}
+    stale = [key for key in excused - survivors if key[0] in run.found]
     rows = {module: dict.fromkeys(COLUMNS, 0) for module in run.found}
     for module, mutant, result in run.results():
-        equivalent = (module, mutant.operator, mutant.before, mutant.after) in excused - set(stale)
-        outcome = "equivalent" if result["outcome"] == "survived" and equivalent else result["outcome"]
+        outcome = "equivalent" if result["outcome"] == "survived" and mutant.key(module) in excused else result["outcome"]
         if outcome == "survived":
-            print(f"\n{mutant.operator} in {mutant.function or module}\n{mutant.diff}")
+            print(f"\n{mutant.operator} in {mutant.function or module}{'' if result['files'] else ', which no test runs'}\n{mutant.diff}")
         rows[module]["mutants"] += 1
         rows[module]["seconds"] += result["seconds"]
         rows[module][outcome] += 1
@@ -345,16 +264,12 @@ def report(run, broken):
     print("\n" + " ".join(f"{column:>10}" for column in ("module", *COLUMNS, "killed %", "s/mutant")))
     for module, row in rows.items():
         score = 1 - row["survived"] / max(row["mutants"] - row["equivalent"], 1)
-        numbers = [f"{row[column]:10.0f}" for column in COLUMNS] + [
-            f"{100 * score:10.1f}",
-            f"{row['seconds'] / max(row['mutants'], 1):10.2f}",
-        ]
-        print(f"{module:>10}", *numbers)
+        numbers = [*(f"{row[column]:.0f}" for column in COLUMNS), f"{100 * score:.1f}", f"{row['seconds'] / max(row['mutants'], 1):.2f}"]
+        print(" ".join(f"{cell:>10}" for cell in (module, *numbers)))
     for key in stale:
         print(f"Stale in {EQUIVALENT}, no survivor is like it: {key}")
-    for module, failed in broken.items():
-        print(f"{module} was left out, its tests fail without a mutation: {', '.join(failed)}")
-    return score >= ENOUGH and not stale and not broken
+    print(*(f"Fails without a mutation, so its file was left out: {test}" for test in sorted(set(run.broken))), sep="\n")
+    return score >= ENOUGH and not stale and not run.broken
 
 
 def main():
@@ -367,7 +282,10 @@ def main():
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with tempfile.TemporaryDirectory() as scratch:
         tree = Path(scratch, "tree")
-        shutil.copytree(ROOT, tree, ignore=LEFT_OUT)
+        tree.mkdir()
+        for name in ("tfpg", "tests", "docs"):
+            shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copy(ROOT / "pyproject.toml", tree)
         os.chdir(tree)
         sys.path[0] = str(tree)
         names = floors()
@@ -375,12 +293,16 @@ def main():
         run = Run(out, {module: list(mutants(Path(f"tfpg/{module}.py"))) for module in modules}, {m: relevant(m, names) for m in modules})
         warm()
         try:
-            broken = {module: failed for module in modules if (failed := run.module(module, given.workers))}
+            for module in modules:
+                run.module(module, given.workers)
         finally:
             run.save(last=True)
             os.chdir(ROOT)
-        return report(run, broken)
+        return report(run)
 
 
 if __name__ == "__main__":
-    sys.exit(not main())
+    try:
+        sys.exit(not main())
+    except KeyboardInterrupt:
+        sys.exit("Interrupted; the next run goes on from here.")

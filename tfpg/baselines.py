@@ -79,8 +79,7 @@ def moving_average(average: tf.Tensor, count: int, return_: tf.Tensor, kappa: tf
     Returns: (b [] to subtract now, m [] for the next time).
     """
     weight = 1 - (1 - kappa) ** tf.cast(count, average.dtype)
-    b = tf.where(weight > 0, average / tf.where(weight > 0, weight, tf.ones_like(weight)), tf.zeros_like(average))
-    return b, kappa * return_ + (1 - kappa) * average
+    return tf.math.divide_no_nan(average, weight), kappa * return_ + (1 - kappa) * average
 
 
 @checks.component
@@ -138,6 +137,7 @@ def standardise(psi_t: tf.Tensor, mask_t: tf.Tensor, floor: tf.Tensor) -> tf.Ten
     The deviation is that of the population (divided by n), so a single step gives 0 and not NaN. Zero on padding; no gradient flows.
     Args: psi_t [T, N]; mask_t [T, N] bool; floor [] > 0, e.g. 1e-8. Returns: [T, N]. Raises: ValueError if the shapes differ.
     """
+    checks.same_shape(psi_t=psi_t, mask_t=mask_t)
     centred = subtract(psi_t, pooled(psi_t, mask_t), mask_t)
     n = tf.reduce_sum(tf.cast(mask_t, psi_t.dtype))
     return centred / (tf.sqrt(tf.math.divide_no_nan(tf.reduce_sum(centred**2), n)) + floor)
@@ -190,7 +190,10 @@ def optimal_leave_one_out(score_i: tf.Tensor, return_i: tf.Tensor) -> tf.Tensor:
     Args: score_i [N, P]; return_i [N], N > 1. Returns: [N, P]. Raises: ValueError if the shapes do not fit.
     """
     checks.axes(score_i=(score_i, "N P"), return_i=(return_i, "N"))
+
+    def others(x: tf.Tensor) -> tf.Tensor:
+        # The sum before and the sum after: a difference of sums would lose small scores beside a large one of one's own.
+        return tf.cumsum(x, exclusive=True) + tf.cumsum(x, exclusive=True, reverse=True)
+
     square = score_i**2
-    weighed = square * return_i[:, None]
-    others = tf.reduce_sum(weighed, axis=0) - weighed, tf.reduce_sum(square, axis=0) - square
-    return tf.math.divide_no_nan(*others)
+    return tf.math.divide_no_nan(others(square * return_i[:, None]), others(square))

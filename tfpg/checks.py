@@ -64,9 +64,10 @@ def _float_type(values: Any) -> tf.DType:
 def component(function: Callable[..., Any]) -> Callable[..., Any]:
     """Makes a first-order function a `tf.function` that traces once per shape and type.
 
-    Arrays, lists and Python numbers become tensors before the call: numbers and lists of reals take the type of the first floating array
-    (float32 without one), a number int32 where the signature says `int`, so that a new discount or step count is a new value and not a new trace. Strings stay Python. Inside
-    another traced function it adds nothing: the outer program contains the function itself. `component(f).python_function` is f.
+    Arrays, lists and Python numbers become tensors before the call: numbers and lists of reals take the type of the first floating
+    array (float32 without one), and a number becomes int32 where the signature says `int`, so that a new discount or step count is a new
+    value and not a new trace. Strings stay Python. Inside another traced function it adds nothing: the outer program contains the function
+    itself. `component(f).python_function` is f.
 
     Do not use it on functions that take functions: each new closure would be a new trace.
     """

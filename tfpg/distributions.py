@@ -56,10 +56,15 @@ def categorical_entropy(logits: tf.Tensor) -> tf.Tensor:
 
 @checks.component
 def categorical_kl(logits_p: tf.Tensor, logits_q: tf.Tensor) -> tf.Tensor:
-    """KL(p || q) = sum_k p_k (log p_k - log q_k)   (PG-90, PG-102). Args: logits [..., K]. Returns: [...]. Raises: ValueError."""
+    """KL(p || q) = sum_k p_k (log p_k - log q_k)   (PG-90, PG-102).
+
+    Summed as p_k (log p_k - log q_k) - (p_k - q_k), none of which is negative, so that it keeps its digits when p is near q: with
+    d = log p - log q, p - q is (p + q) tanh(d / 2). Args: logits [..., K]. Returns: [...]. Raises: ValueError if the shapes differ.
+    """
     checks.same_shape(logits_p=logits_p, logits_q=logits_q)
     log_p, log_q = tf.nn.log_softmax(logits_p), tf.nn.log_softmax(logits_q)
-    return tf.reduce_sum(tf.exp(log_p) * (log_p - log_q), axis=-1)
+    p, q, d = tf.exp(log_p), tf.exp(log_q), log_p - log_q
+    return tf.reduce_sum(p * d - (p + q) * tf.tanh(d / 2), axis=-1)
 
 
 @checks.component

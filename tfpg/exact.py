@@ -12,6 +12,27 @@ Estimator = Callable[[Trajectory, tf.Tensor], tf.Tensor]
 """A batch of N trajectories and their scores [T, N, P] -> [P]."""
 
 
+MOST = 10_000_000
+"""Trajectories that may be listed: more would not fit into memory."""
+
+
+def real(x: Any) -> tf.Tensor:
+    """x in float64: exact quantities take lists, arrays and tensors of any type."""
+    return tf.cast(tf.convert_to_tensor(x, dtype_hint=tf.float64), tf.float64)
+
+
+def two_numbers(name: str, x: tf.Tensor) -> None:
+    """Raises `ValueError` naming the argument unless x has the shape [2]."""
+    if np.shape(x) != (2,):
+        raise ValueError(f"{name} has shape {np.shape(x)}: it must be two numbers")
+
+
+def listable(number: float, horizon: int) -> None:
+    """Raises `ValueError` if there are too many trajectories to list."""
+    if number > MOST:
+        raise ValueError(f"horizon is {horizon}: that makes more than {MOST:,} trajectories, too many to list; `sample` draws some")
+
+
 class Listing(NamedTuple):
     """All K trajectories as one batch of K columns, the probability [K] of each, and the scores [T, K, P], zero on padding."""
 

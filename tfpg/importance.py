@@ -26,9 +26,12 @@ class Estimate(NamedTuple):
 
 @checks.component
 def effective_sample_size(log_weight: tf.Tensor) -> tf.Tensor:
-    """(sum w)^2 / sum w^2   (PG-71): N for equal weights, 1 when one weight is all. Args: log_weight [N], any offset. Returns: []."""
+    """(sum w)^2 / sum w^2 = 1 / sum (w / sum w)^2   (PG-71): N for equal weights, 1 when one weight is all.
+
+    Args: log_weight [N], any offset. Returns: [].
+    """
     checks.axes(log_weight=(log_weight, "N"))
-    return tf.exp(2 * tf.reduce_logsumexp(log_weight) - tf.reduce_logsumexp(2 * log_weight))
+    return 1 / tf.reduce_sum(tf.nn.softmax(log_weight) ** 2)
 
 
 @checks.component
@@ -143,6 +146,7 @@ def causal(log_ratio_t: tf.Tensor, r_t: tf.Tensor, discount_t: tf.Tensor, lambda
     Args: log_ratio_t, r_t, discount_t, lambda_t [T, N], as for `returns.reward_to_go`; mask_t [T, N] bool. Returns: [T, N].
     Raises: ValueError if the shapes differ.
     """
+    checks.same_shape(log_ratio_t=log_ratio_t, r_t=r_t, discount_t=discount_t, lambda_t=lambda_t, mask_t=mask_t)
     w_t = tf.exp(cumulative_log_ratio(log_ratio_t, lambda_t, mask_t))
     return tf.stop_gradient(returns.reward_to_go(w_t * inside(mask_t, r_t), discount_t, lambda_t, mask_t))
 

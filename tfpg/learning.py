@@ -29,12 +29,13 @@ def reinforce(
     """tau_i ~ p_theta(tau);  g = estimate of grad J;  theta <- theta + increment(g);  again   (PG-124, PG-26).
 
     Every iteration samples anew from the policy as it then is, with a seed of its own. It ends after `iterations`, or as soon as
-    |g| <= tolerance. Args: sample: (theta, seed [2]) -> a batch; estimate: (theta, batch) -> nest like theta; params theta; optimizer;
-    iterations; seed [2]. Returns: `Learned`. Plain Python that compiles as a part of any program.
+    |g| < tolerance (with 0 never, since the estimate of a single batch may be 0 by chance). Args: sample: (theta, seed [2]) -> a batch;
+    estimate: (theta, batch) -> nest like theta; params theta; optimizer; iterations; seed [2]. Returns: `Learned`. Plain Python that
+    compiles as a part of any program.
     """
 
     def unfinished(k: tf.Tensor, _theta: Nest, _memory: Nest, size: tf.Tensor) -> tf.Tensor:
-        return (k < iterations) & (size > tolerance)
+        return (k < iterations) & (size >= tolerance)
 
     def step(k: tf.Tensor, theta: Nest, memory: Nest, _: tf.Tensor) -> tuple[tf.Tensor, Nest, Nest, tf.Tensor]:
         g = estimate(theta, sample(theta, tf.random.experimental.stateless_fold_in(seed, k)))

@@ -1,6 +1,7 @@
 """The one-dimensional linear-quadratic regulator, solved: s' = s + a, a ~ N(k s, sigma^2), r = -(s^2 + a^2), s_1 ~ N(0, start_variance).
 
-theta = (k, sigma), sigma the standard deviation. States stay Gaussian with mean zero, so second moments say everything.
+theta = (k, sigma), sigma the standard deviation: a tensor, an array or a list; everything is float64. States stay Gaussian with mean zero,
+so second moments say everything.
 """
 
 import dataclasses
@@ -8,9 +9,15 @@ import dataclasses
 import numpy as np
 import tensorflow as tf
 
-from tfpg import distributions
-from tfpg.exact import Estimator, Listing, Moments, moments
+from tfpg import checks, distributions
+from tfpg.exact import Estimator, Listing, Moments, listable, moments, real, two_numbers
 from tfpg.types import Trajectory
+
+
+def _gain(theta: tf.Tensor) -> list[tf.Tensor]:
+    """k and sigma of theta."""
+    two_numbers("theta", theta)
+    return tf.unstack(real(theta))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,18 +38,19 @@ class LQR:
 
     def visitation(self, theta: tf.Tensor) -> tf.Tensor:
         """M_t = E[s_t^2] = Var[s_t]:  M_{t+1} = (1 + k)^2 M_t + sigma^2   (PG-112): [T]."""
-        k, sigma = tf.unstack(theta)
-        first = tf.constant(self.start_variance, theta.dtype)
+        k, sigma = _gain(theta)
+        first = tf.constant(self.start_variance, tf.float64)
         later = tf.scan(lambda m, _: (1 + k) ** 2 * m + sigma**2, tf.range(self.horizon), first)
         return tf.concat([first[None], later[:-1]], axis=0)
 
     def objective(self, theta: tf.Tensor) -> tf.Tensor:
         """J = -sum_t gamma^{t-1} ((1 + k^2) M_t + sigma^2)   (PG-112): []."""
-        k, sigma = tf.unstack(theta)
+        k, sigma = _gain(theta)
         return -tf.reduce_sum(self.discount_t() * ((1 + k**2) * self.visitation(theta) + sigma**2))
 
     def gradient(self, theta: tf.Tensor) -> tf.Tensor:
         """grad J   (PG-112), through the moments: [2]."""
+        theta = real(theta)
         with tf.GradientTape() as tape:
             tape.watch(theta)
             objective = self.objective(theta)
@@ -50,8 +58,9 @@ class LQR:
 
     def fisher(self, theta: tf.Tensor) -> tf.Tensor:
         """F = diag(sum_t gamma^{t-1} E[s_t^2] / sigma^2, 2 sum_t gamma^{t-1} / sigma^2)   (PG-112): [2, 2]."""
+        _, sigma = _gain(theta)
         spread = tf.stack([tf.reduce_sum(self.discount_t() * self.visitation(theta)), 2 * tf.reduce_sum(self.discount_t())])
-        return tf.linalg.diag(spread / theta[1] ** 2)
+        return tf.linalg.diag(spread / sigma**2)
 
     def natural_gradient(self, theta: tf.Tensor) -> tf.Tensor:
         """F^{-1} grad J   (PG-107, PG-112): [2]."""
@@ -62,18 +71,23 @@ class LQR:
 
         c_t = sigma^2 (1 + gamma p_{t+1}) + gamma c_{t+1}, both 0 at T + 1. Returns: [T + 1] each.
         """
-        k, sigma = tf.unstack(theta)
+        k, sigma = _gain(theta)
 
         def back(later: tuple[tf.Tensor, tf.Tensor], _: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             p, c = later
             return 1 + k**2 + self.gamma * (1 + k) ** 2 * p, sigma**2 * (1 + self.gamma * p) + self.gamma * c
 
-        end = tf.zeros([], theta.dtype)
+        end = tf.zeros([], tf.float64)
         p, c = tf.scan(back, tf.range(self.horizon), (end, end), reverse=True)
         return tf.concat([p, end[None]], axis=0), tf.concat([c, end[None]], axis=0)
 
     def values(self, theta: tf.Tensor, s_t: tf.Tensor, a_t: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Q_t(s_t, a_t) = -(s^2 + a^2) + gamma V_{t+1}(s + a) and V_t(s_t)   (PG-16), row t at time t. [T, N] -> [T, N] each."""
+        """Q_t(s_t, a_t) = -(s^2 + a^2) + gamma V_{t+1}(s + a) and V_t(s_t)   (PG-16), row t at time t. [T, N] -> [T, N] each.
+
+        Raises: ValueError if the shapes do not fit.
+        """
+        s_t, a_t = real(s_t), real(a_t)
+        checks.axes(discount_t=(self.discount_t(), "T"), s_t=(s_t, "T N"), a_t=(a_t, "T N"))
         p, c = (x[:, None] for x in self.value_coefficients(theta))
         following = -(p[1:] * (s_t + a_t) ** 2 + c[1:])
         return -(s_t**2 + a_t**2) + self.gamma * following, -(p[:-1] * s_t**2 + c[:-1])
@@ -96,8 +110,10 @@ class LQR:
     def trajectories(self, theta: tf.Tensor, nodes: int = 8) -> Listing:
         """Gauss-Hermite quadrature over s_1 and the T action noises as a listing of nodes^(T+1) weighted trajectories.
 
-        Expectations of polynomials of degree below 2 nodes in each variable are exact. For short horizons.
+        Expectations of polynomials of degree below 2 nodes in each variable are exact. For short horizons: there is a ValueError for
+        more than `exact.MOST`.
         """
+        listable(float(nodes) ** (self.horizon + 1), self.horizon)
         points, weights = np.polynomial.hermite_e.hermegauss(nodes)
         grid = np.indices([nodes] * (self.horizon + 1)).reshape(self.horizon + 1, -1)
         noise, probability = points[grid], (weights / weights.sum())[grid].prod(axis=0)
@@ -105,7 +121,7 @@ class LQR:
 
     def _run(self, theta: tf.Tensor, start: tf.Tensor, noise_t: tf.Tensor) -> Listing:
         """Trajectories from standard normal numbers, start [N] and noise_t [T, N]; all as probable as one another."""
-        k, sigma = tf.unstack(theta)
+        k, sigma = _gain(theta)
         s_1 = start * self.start_variance**0.5
         s_tp1 = tf.scan(lambda s, z: (1 + k) * s + sigma * z, noise_t, s_1)
         s_t = tf.concat([s_1[None], s_tp1[:-1]], axis=0)
@@ -127,5 +143,6 @@ class LQR:
 
     def sample(self, theta: tf.Tensor, episodes: int, seed: tf.Tensor) -> Listing:
         """Independent trajectories and their scores. Args: episodes N; seed [2] integers."""
-        noise = tf.random.stateless_normal([self.horizon + 1, episodes], seed, dtype=theta.dtype)
+        two_numbers("seed", seed)
+        noise = tf.random.stateless_normal([self.horizon + 1, episodes], seed, dtype=tf.float64)
         return self._run(theta, noise[0], noise[1:])

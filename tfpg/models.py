@@ -28,7 +28,7 @@ def linear_model(state_t: tf.Tensor, action_t: tf.Tensor, state_tp1: tf.Tensor, 
     checks.axes(state_t=(state_t, "T N D"), action_t=(action_t, "T N A"), state_tp1=(state_tp1, "T N D"), w_t=(w_t, "T N"))
     state_t, action_t, state_tp1 = inside(w_t != 0, (state_t, action_t, state_tp1))
     inputs = tf.concat([state_t, action_t, tf.ones_like(state_t[..., :1])], axis=-1)
-    root = tf.sqrt(w_t)[..., None]
+    root = tf.where(w_t != 0, tf.sqrt(tf.where(w_t != 0, w_t, tf.ones_like(w_t))), tf.zeros_like(w_t))[..., None]
     x, y = (tf.reshape(root * rows, [-1, rows.shape[-1]]) for rows in (inputs, state_tp1))
     q, r = tf.linalg.qr(x)
     return tf.transpose(tf.linalg.triangular_solve(r, tf.matmul(q, y, transpose_a=True), lower=False))

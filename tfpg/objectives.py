@@ -5,6 +5,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from tfpg import checks, surrogates
+from tfpg.masks import inside
 
 
 class Estimate(NamedTuple):
@@ -73,5 +74,6 @@ def pseudo(log_prob_t: tf.Tensor, psi_t: tf.Tensor, mask_t: tf.Tensor, normalise
     Raises: ValueError if the shapes differ.
     """
     checks.same_shape(log_prob_t=log_prob_t, psi_t=psi_t, mask_t=mask_t)
+    log_prob_t, psi_t = inside(mask_t, (log_prob_t, psi_t))
     w_t = surrogates.weights(mask_t, log_prob_t, normaliser)
     return surrogates.weighted_sum(w_t, surrogates.score(log_prob_t, log_prob_t, psi_t))

@@ -27,7 +27,7 @@ def expected_log_weight(start: tf.Tensor, transition: tf.Tensor, pi_new_t: tf.Te
 
     Args: as for `second_moment`. Returns: [], in nats. Raises: ValueError if the shapes do not fit.
     """
-    checks.axes(pi_new_t=(pi_new_t, "T S A"), pi_old_t=(pi_old_t, "T S A"))
+    checks.axes(start=(start, "S"), transition=(transition, "S A S"), pi_new_t=(pi_new_t, "T S A"), pi_old_t=(pi_old_t, "T S A"))
     state_t = processes.state_marginals(start, pi_old_t, transition)
     return -tf.reduce_sum(state_t * divergences.kl(pi_old_t, pi_new_t))
 
@@ -74,7 +74,7 @@ def mixture_log_prob(log_prob_jt: tf.Tensor, mask_t: tf.Tensor) -> tf.Tensor:
 def guided_objective(log_prob_t: tf.Tensor, log_prob_jt: tf.Tensor, r_t: tf.Tensor, regulariser: tf.Tensor, mask_t: tf.Tensor) -> tf.Tensor:
     """Phi = sum_t [sum_i w_{i,t} r_{i,t} / Z_t + w_r log Z_t],  w_{i,t} = pi(tau_{i,1:t}) / q(tau_{i,1:t}),  Z_t = sum_i w_{i,t}   (PG-85).
 
-    The self-normalised per-decision objective, with a reward for staying where the demonstrations are. Differentiable in log_prob_t only.
+    The self-normalised per-decision objective, with a reward for staying where the demonstrations are. No gradient flows into log_prob_jt.
     A trajectory that has ended keeps its weight and pays 0.
     Args: log_prob_t [T, N] under theta; log_prob_jt [J, T, N] under the J behaviours of the mixture q; r_t [T, N]; regulariser w_r [];
     mask_t [T, N] bool, one whole episode per column. Returns: []. Raises: ValueError if the shapes do not fit.

@@ -118,8 +118,7 @@ def stationary(chain: tf.Tensor) -> Stationary:
     pivots = tf.abs(tf.linalg.diag_part(r))
     tolerance = 100 * float(np.finfo(chain.dtype.as_numpy_dtype).eps) * tf.cast(tf.shape(chain)[0], chain.dtype)
     unique = tf.reduce_min(pivots) > tolerance
-    solvable = tf.where(unique, r, tf.eye(tf.shape(chain)[0], dtype=chain.dtype))
-    mu = tf.linalg.triangular_solve(solvable, q[-1][:, None], lower=False)[:, 0]
+    mu = tf.linalg.triangular_solve(r, q[-1][:, None], lower=False)[:, 0]
     return Stationary(tf.where(unique, mu, tf.constant(np.nan, chain.dtype)), unique)
 
 

@@ -12,7 +12,7 @@ and gives psi_t [T, N], zero on padding. Which has least variance depends on the
 
 import tensorflow as tf
 
-from tfpg import baselines, returns
+from tfpg import baselines, checks, returns
 from tfpg.masks import inside
 from tfpg.types import Critique, Horizon, Trajectory
 
@@ -40,6 +40,7 @@ def monte_carlo_advantage(t: Trajectory, c: Critique, h: Horizon) -> tf.Tensor:
 
 def action_value(t: Trajectory, c: Critique, h: Horizon) -> tf.Tensor:
     """psi_t = Q(o_t, a_t)   (PG-55)."""
+    checks.same_shape(q_t=c.q_t, mask=t.mask)
     return inside(t.mask, c.q_t)
 
 

@@ -102,7 +102,7 @@ def n_step(
     Returns: [T, N], in units of reward. Raises: ValueError if the shapes differ.
     """
     delta_t = td_residual(r_t, discount_t, v_t, v_tp1, mask_t)
-    checks.same_shape(delta_t=delta_t, lambda_t=lambda_t)
+    checks.same_shape(r_t=r_t, lambda_t=lambda_t)
     discount_t, lambda_t = inside(mask_t, (discount_t, lambda_t))
 
     def longer(k: tf.Tensor, advantage_t: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -123,7 +123,7 @@ def gae(r_t: tf.Tensor, discount_t: tf.Tensor, lambda_t: tf.Tensor, v_t: tf.Tens
     Reference: Schulman et al. 2016 (arXiv:1506.02438), eq. 16.
     """
     delta_t = td_residual(r_t, discount_t, v_t, v_tp1, mask_t)
-    checks.same_shape(delta_t=delta_t, lambda_t=lambda_t)
+    checks.same_shape(r_t=r_t, lambda_t=lambda_t)
     discount_t, lambda_t = inside(mask_t, (discount_t, lambda_t))
     return scan_back(delta_t, discount_t * lambda_t)
 

@@ -14,12 +14,12 @@ import tensorflow as tf
 
 from tfpg import bellman, checks, divergences, processes, trust_region
 from tfpg.bellman import Values
-from tfpg.exact import Estimator, Listing, Moments, moments
+from tfpg.exact import Estimator, Listing, Moments, listable, moments, real, two_numbers
 from tfpg.types import Trajectory
 
 
 def _probabilities(name: str, table: tf.Tensor) -> None:
-    if (table.numpy() < 0).any() or np.abs(table.numpy().sum(-1) - 1).max() > 1e-9:
+    if not ((table.numpy() >= 0).all() and (np.abs(table.numpy().sum(-1) - 1) < 1e-9).all()):
         raise ValueError(f"{name} must hold probabilities that sum to one over its last axis")
 
 
@@ -28,8 +28,8 @@ class TabularMDP:
     """start [S] = p(s_1), transition [S, A, S'] = p(s'|s, a), reward [S, A], in float64; horizon T steps, or None: for ever, gamma < 1.
 
     `policy` maps theta to pi [S, A]; as it stands theta [S, A] is a softmax table. Entering a state of `terminal` ends the episode: what
-    follows is padding. A finite horizon ends the task as well, so values depend on time. All methods take theta.
-    Raises: ValueError if shapes do not fit or probabilities do not sum to one.
+    follows is padding. A finite horizon ends the task as well, so values depend on time. All methods take theta, as a tensor, an array or
+    a list. Raises: ValueError if shapes do not fit, probabilities do not sum to one, or gamma, horizon or terminal are out of range.
     """
 
     start: tf.Tensor
@@ -42,18 +42,24 @@ class TabularMDP:
 
     def __post_init__(self) -> None:
         for name in ("start", "transition", "reward"):
-            object.__setattr__(self, name, tf.convert_to_tensor(getattr(self, name), tf.float64))
+            object.__setattr__(self, name, real(getattr(self, name)))
         checks.axes(start=(self.start, "S"), transition=(self.transition, "S A S"), reward=(self.reward, "S A"))
         _probabilities("start", self.start)
         _probabilities("transition", self.transition)
         if self.horizon is None and not 0 <= self.gamma < 1:
             raise ValueError(f"gamma is {self.gamma}: without a horizon it must be in [0, 1)")
-        if self.horizon is not None and self.horizon < 1:
-            raise ValueError(f"horizon is {self.horizon}: at least one step, or None for ever")
-        inside = tf.constant([[0.0 if s in self.terminal else 1.0] for s in range(self.start.shape[0])], tf.float64)
-        object.__setattr__(self, "reward", self.reward * inside)
-        stay = tf.eye(self.start.shape[0], dtype=tf.float64)[:, None] * (1 - inside)[:, None]
-        object.__setattr__(self, "transition", self.transition * inside[:, None] + stay)
+        if self.horizon is not None and not (isinstance(self.horizon, (int, np.integer)) and self.horizon >= 1):
+            raise ValueError(f"horizon is {self.horizon}: a whole number of steps, at least one, or None for ever")
+        if not set(self.terminal) <= set(range(self.start.shape[0])):
+            raise ValueError(f"terminal is {self.terminal}: states are 0 to {self.start.shape[0] - 1}")
+        stay = tf.eye(self.start.shape[0], dtype=tf.float64)[:, None]
+        object.__setattr__(self, "reward", tf.where(self._over[:, None], tf.zeros_like(self.reward), self.reward))
+        object.__setattr__(self, "transition", tf.where(self._over[:, None, None], stay, self.transition))
+
+    @property
+    def _over(self) -> np.ndarray:
+        """True for the states in which the episode is over: [S]."""
+        return np.isin(np.arange(self.start.shape[0]), self.terminal)
 
     @classmethod
     def random(cls, seed: int, states: int = 3, actions: int = 2, gamma: float = 1.0, horizon: int | None = 3) -> "TabularMDP":
@@ -66,16 +72,23 @@ class TabularMDP:
         """theta [S, A] of a softmax table, drawn from N(0, 1)."""
         return tf.constant(np.random.default_rng([seed, 1]).normal(size=self.reward.shape))
 
+    def pi(self, theta: tf.Tensor) -> tf.Tensor:
+        """pi(a|s), as theta makes it: [S, A]. Raises: ValueError if it has another shape."""
+        pi = self.policy(real(theta))
+        if pi.shape != self.reward.shape:
+            raise ValueError(f"theta has shape {np.shape(theta)}: it makes a policy {pi.shape}, but [S, A] is {self.reward.shape}")
+        return pi
+
     def policy_t(self, theta: tf.Tensor) -> tf.Tensor:
         """pi at each step: [T, S, A]. Raises: ValueError without a horizon."""
         if self.horizon is None:
             raise ValueError("horizon is None: trajectories and quantities of single steps need a finite one")
-        return tf.repeat(self.policy(theta)[None], self.horizon, axis=0)
+        return tf.repeat(self.pi(theta)[None], self.horizon, axis=0)
 
     def values(self, theta: tf.Tensor) -> Values:
         """Q and V   (PG-16): q [T, S, A], v [T, S] with a horizon; q [S, A], v [S] without."""
         if self.horizon is None:
-            return bellman.discounted_values(self.reward, self.transition, self.policy(theta), self.gamma)
+            return bellman.discounted_values(self.reward, self.transition, self.pi(theta), self.gamma)
         return bellman.finite_values(self.reward, self.transition, self.policy_t(theta), self.gamma)
 
     def objective(self, theta: tf.Tensor) -> tf.Tensor:
@@ -93,25 +106,27 @@ class TabularMDP:
 
     def occupancy(self, theta: tf.Tensor) -> tf.Tensor:
         """gamma^{t-1} p_theta(s_t = s, a_t = a)   (PG-08): [T, S, A]; without a horizon its sum over time, d_gamma(s) pi(a|s): [S, A]."""
-        going_on = tf.constant([[0.0 if s in self.terminal else 1.0] for s in range(self.start.shape[0])], tf.float64)
+        going_on = tf.cast(~self._over, tf.float64)[:, None]
         if self.horizon is None:
-            pi = self.policy(theta)
+            pi = self.pi(theta)
             return going_on * bellman.discounted_visitation(self.start, self.transition, pi, self.gamma)[:, None] * pi
         marginals = processes.state_action_marginals(self.start, self.policy_t(theta), self.transition)
         discount_t = self.gamma ** np.arange(self.horizon, dtype=np.float64)
         return going_on * discount_t[:, None, None] * marginals
 
     def score(self, theta: tf.Tensor) -> tf.Tensor:
-        """g(s, a) = grad log pi(a|s)   (PG-22): [S, A, P], P the size of theta."""
+        """g(s, a) = grad log pi(a|s)   (PG-22), 0 for actions that cannot happen: [S, A, P], P the size of theta."""
+        theta = real(theta)
         with tf.GradientTape(persistent=True) as tape:
             tape.watch(theta)
-            log_pi = tf.math.log(self.policy(theta))
+            pi = self.pi(theta)
+            log_pi = tf.math.log(tf.where(pi > 0, pi, tf.ones_like(pi)))
         return tf.reshape(tape.jacobian(log_pi, theta, experimental_use_pfor=False), [*self.reward.shape, -1])
 
     def gradient(self, theta: tf.Tensor) -> tf.Tensor:
         """grad J   (PG-56), by the policy-gradient theorem: like theta."""
         flat = bellman.theorem_gradient(self.occupancy(theta), self.score(theta), self.values(theta).q)
-        return tf.reshape(flat, theta.shape)
+        return tf.reshape(flat, np.shape(theta))
 
     def fisher(self, theta: tf.Tensor) -> tf.Tensor:
         """F = sum_t gamma^{t-1} E[g g^T]   (PG-104), under the same measure as grad J, not normalised: [P, P]."""
@@ -121,7 +136,7 @@ class TabularMDP:
     def natural_gradient(self, theta: tf.Tensor) -> tf.Tensor:
         """F^+ grad J   (PG-107): for a softmax table the advantage, averaged over time, up to a constant per state; like theta."""
         flat = trust_region.natural_gradient(tf.reshape(self.gradient(theta), [-1]), self.fisher(theta), 0.0)
-        return tf.reshape(flat, theta.shape)
+        return tf.reshape(flat, np.shape(theta))
 
     def optimal_values(self) -> Values:
         """Q* and V*   (PG-130): like those of `values`."""
@@ -137,20 +152,32 @@ class TabularMDP:
         last = tf.fill(tf.shape(over[:1]), True)
         following = tf.concat([state_t[1:], state_t[-1:]], axis=0)
         age = tf.broadcast_to(tf.range(tf.shape(state_t)[0])[:, None], tf.shape(state_t))
-        log_prob = tf.gather_nd(tf.math.log(self.policy(theta)), pairs)
+        log_prob = tf.gather_nd(tf.math.log(self.pi(theta)), pairs)
         ends = tf.concat([over[1:], last], axis=0), tf.zeros_like(over)
         return Trajectory(state_t, action_t, log_prob, tf.gather_nd(self.reward, pairs), following, *ends, ~over, age)
+
+    def _paths(self) -> tuple[tf.Tensor, tf.Tensor]:
+        """Every sequence of states and of actions that can happen, whatever the policy; action 0 stands on padding: [T, K] each."""
+        choice = ~self._over[:, None] | (np.arange(self.reward.shape[1]) == 0)
+        first = (self.start.numpy()[:, None] > 0) & choice
+        follows = (self.transition.numpy()[..., None] > 0) & choice
+        number, paths = first.astype(float), np.stack(np.nonzero(first))[None]
+        for _ in range(1, self.horizon or 1):
+            number = np.einsum("sa,sakb->kb", number, follows)
+        listable(number.sum(), self.horizon or 1)
+        for _ in range(1, self.horizon or 1):
+            column, state, action = np.nonzero(follows[paths[-1, 0], paths[-1, 1]])
+            paths = np.concatenate([paths[..., column], np.stack([state, action])[None]])
+        return tf.constant(paths[:, 0], tf.int32), tf.constant(paths[:, 1], tf.int32)
 
     def trajectories(self, theta: tf.Tensor) -> Listing:
         """Every trajectory that the process allows, with its probability and its scores: at most (S A)^T of them.
 
-        Raises: ValueError without a horizon.
+        Raises: ValueError without a horizon, or for more than `exact.MOST` trajectories.
         """
-        policy_t, (states, actions) = self.policy_t(theta), self.reward.shape
-        code = np.stack(np.unravel_index(np.arange((states * actions) ** policy_t.shape[0]), [states * actions] * policy_t.shape[0]))
-        state_t, action_t = code // actions, code % actions
-        allowed = self.start.numpy()[state_t[0]] * self.transition.numpy()[state_t[:-1], action_t[:-1], state_t[1:]].prod(axis=0) > 0
-        state_t, action_t = (tf.constant(x[:, allowed].astype(np.int32)) for x in (state_t, action_t))
+        padding = tf.one_hot(tf.zeros_like(self.reward[:, 0], tf.int32), self.reward.shape[1], dtype=tf.float64)
+        policy_t = tf.where(self._over[:, None], padding, self.policy_t(theta))
+        state_t, action_t = self._paths()
         everywhere = tf.ones_like(state_t, tf.bool)
         probability = processes.trajectory_probability(self.start, policy_t, self.transition, state_t, action_t, everywhere)
         trajectory = self._record(theta, state_t, action_t)
@@ -173,8 +200,9 @@ class TabularMDP:
         """Independent trajectories drawn from the process   (PG-129: log_prob is stored as they are drawn).
 
         Args: episodes N; seed [2] integers. Returns: a `Trajectory` of [T, N] whose observation is the state. Raises: ValueError without
-        a horizon.
+        a horizon, or for a seed that is not two numbers.
         """
+        two_numbers("seed", seed)
         policy_t, log_move = self.policy_t(theta), tf.math.log(self.transition)
         draw = lambda logits, key: tf.random.stateless_categorical(logits, 1, key, dtype=tf.int32)[:, 0]  # noqa: E731
         seeds = tf.random.experimental.stateless_split(seed, 2 * policy_t.shape[0] + 1)
@@ -193,30 +221,37 @@ class TabularMDP:
 class PartiallyObservedMDP:
     """A hidden `TabularMDP` of which the policy sees o ~ emission [S, O]; theta [O, A] is a softmax table over observations.
 
-    The pair (s, o) is the state of an ordinary process, `joint`, whose policy looks at o alone: everything exact follows from it.
+    The pair (s, o), of index s O + o, is the state of an ordinary process, `joint`   (PG-04), whose policy looks at o alone: everything
+    exact follows from it. The policy of `hidden` plays no part.
     Raises: ValueError if the shapes do not fit or the emission's rows do not sum to one.
     """
 
     hidden: TabularMDP
     emission: tf.Tensor
+    joint: TabularMDP = dataclasses.field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "emission", tf.convert_to_tensor(self.emission, tf.float64))
+        object.__setattr__(self, "emission", real(self.emission))
         checks.axes(start=(self.hidden.start, "S"), emission=(self.emission, "S O"))
         _probabilities("emission", self.emission)
-
-    @property
-    def joint(self) -> TabularMDP:
-        """The process of (s, o), of index s O + o   (PG-04): theta [O, A] acts in it through the observation."""
         hidden, (states, observations) = self.hidden, self.emission.shape
         pairs = states * observations
         start = tf.reshape(hidden.start[:, None] * self.emission, [pairs])
         move = tf.einsum("sak,ko->sako", hidden.transition, self.emission)
         transition = tf.repeat(tf.reshape(move, [states, -1, pairs]), observations, axis=0)
-        policy = lambda theta: tf.tile(tf.nn.softmax(theta), [states, 1])  # noqa: E731
         terminal = tuple(s * observations + o for s in hidden.terminal for o in range(observations))
         reward = tf.repeat(hidden.reward, observations, axis=0)
-        return TabularMDP(start, transition, reward, hidden.gamma, hidden.horizon, terminal, policy)
+        joint = TabularMDP(start, transition, reward, hidden.gamma, hidden.horizon, terminal, self._policy)
+        object.__setattr__(self, "joint", joint)
+
+    def _policy(self, theta: tf.Tensor) -> tf.Tensor:
+        """theta [O, A] -> pi(a|s, o) = pi(a|o): [S O, A]."""
+        checks.axes(emission=(self.emission, "S O"), reward=(self.hidden.reward, "S A"), theta=(theta, "O A"))
+        return tf.tile(tf.nn.softmax(theta), [self.emission.shape[0], 1])
+
+    def some_parameters(self, seed: int) -> tf.Tensor:
+        """theta [O, A], drawn from N(0, 1)."""
+        return tf.constant(np.random.default_rng([seed, 1]).normal(size=[self.emission.shape[1], self.hidden.reward.shape[1]]))
 
     def objective(self, theta: tf.Tensor) -> tf.Tensor:
         """J(theta)   (PG-12): []."""

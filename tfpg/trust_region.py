@@ -59,27 +59,31 @@ def divergence_step(
 ) -> tf.Tensor:
     """argmax_Delta g . Delta subject to D(Delta) <= epsilon   (PG-101), by Newton's method on g = lambda dD(Delta), D(Delta) = epsilon.
 
-    For D the KL of the policy at theta + Delta, and epsilon to 0, it becomes `natural_step`, which is where to start.
+    For D the KL of the policy at theta + Delta, and epsilon to 0, it becomes `natural_step`, which is where to start. Newton's method
+    converges from near only: where the conditions of a maximum are not met in the end (to 1e-4, relative), the result is NaN.
     Args: divergence: [P] -> [], smooth and 0 at 0; g [P]; start [P]; epsilon > 0. Returns: [P].
     """
 
+    def conditions(delta: tf.Tensor, multiplier: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        with tf.GradientTape() as tape:
+            tape.watch(delta)
+            value = divergence(delta)
+        slope = tape.gradient(value, delta)
+        return slope, tf.concat([g - multiplier * slope, [epsilon - value]], axis=0)
+
     def newton(k: tf.Tensor, delta: tf.Tensor, multiplier: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        with tf.GradientTape() as outer:
-            outer.watch(delta)
-            with tf.GradientTape() as inner:
-                inner.watch(delta)
-                value = divergence(delta)
-            slope = inner.gradient(value, delta)
-        curvature = outer.jacobian(slope, delta, experimental_use_pfor=False)
+        with tf.GradientTape(persistent=True) as tape:  # `jacobian` of eager programs asks for it
+            tape.watch(delta)
+            slope, residual = conditions(delta, multiplier)
+        curvature = tape.jacobian(slope, delta, experimental_use_pfor=False)
         top = tf.concat([multiplier * curvature, slope[:, None]], axis=1)
         bottom = tf.concat([slope, tf.zeros([1], g.dtype)], axis=0)[None]
-        residual = tf.concat([g - multiplier * slope, [epsilon - value]], axis=0)
         move = linalg.shortest_solution(tf.concat([top, bottom], axis=0), residual)
         return k + 1, delta + move[:-1], multiplier + move[-1]
 
-    with tf.GradientTape() as tape:
-        tape.watch(start)
-        value = divergence(start)
-    slope = tape.gradient(value, start)
+    slope, _ = conditions(start, tf.zeros([], g.dtype))
     multiplier = tf.tensordot(g, slope, 1) / tf.tensordot(slope, slope, 1)
-    return tf.while_loop(lambda k, *_: k < iterations, newton, (tf.constant(0), start, multiplier))[1]
+    _, delta, multiplier = tf.while_loop(lambda k, *_: k < iterations, newton, (tf.constant(0), start, multiplier))
+    _, residual = conditions(delta, multiplier)
+    met = tf.reduce_all(tf.abs(residual) <= 1e-4 * tf.concat([tf.fill(tf.shape(g), tf.norm(g)), [epsilon]], axis=0))
+    return tf.where(met & (multiplier > 0), delta, tf.constant(float("nan"), g.dtype))

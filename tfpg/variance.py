@@ -8,8 +8,13 @@ import tensorflow as tf
 from tfpg import checks
 
 
-def _check(probability: tf.Tensor, score_i: tf.Tensor, return_i: tf.Tensor) -> None:
-    checks.axes(probability=(probability, "K"), score_i=(score_i, "K P"), return_i=(return_i, "K"))
+def _axes(b: tf.Tensor) -> dict[str, tuple[tf.Tensor, str]]:
+    """A baseline is one number or one per parameter; one per sample would be broadcast without a word."""
+    return {} if b.shape.rank == 0 else {"b": (b, "P")}
+
+
+def _check(probability: tf.Tensor, score_i: tf.Tensor, return_i: tf.Tensor, b: tf.Tensor) -> None:
+    checks.axes(probability=(probability, "K"), score_i=(score_i, "K P"), return_i=(return_i, "K"), **_axes(b))
 
 
 @checks.component
@@ -18,7 +23,7 @@ def exact(probability: tf.Tensor, score_i: tf.Tensor, return_i: tf.Tensor, b: tf
 
     Args: probability [K]; score_i [K, P]; return_i [K]; b [] or [P]. Returns: [P]. Raises: ValueError if the shapes do not fit.
     """
-    _check(probability, score_i, return_i)
+    _check(probability, score_i, return_i, b)
     sample = score_i * (return_i[:, None] - b)
     mean = tf.linalg.matvec(sample, probability, transpose_a=True)
     return tf.linalg.matvec((sample - mean) ** 2, probability, transpose_a=True)
@@ -30,7 +35,7 @@ def sampled(score_i: tf.Tensor, return_i: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
 
     Args: score_i [N, P]; return_i [N], N > 1; b [] or [P]. Returns: [P]. Raises: ValueError if the shapes do not fit.
     """
-    checks.axes(score_i=(score_i, "N P"), return_i=(return_i, "N"))
+    checks.axes(score_i=(score_i, "N P"), return_i=(return_i, "N"), **_axes(b))
     sample = score_i * (return_i[:, None] - b)
     deviation = sample - tf.reduce_mean(sample, axis=0)
     return tf.reduce_sum(deviation**2, axis=0) / tf.cast(tf.shape(return_i)[0] - 1, return_i.dtype)
@@ -42,7 +47,7 @@ def baseline_slope(probability: tf.Tensor, score_i: tf.Tensor, return_i: tf.Tens
 
     Args: as for `exact`. Returns: [P]. Raises: ValueError if the shapes do not fit.
     """
-    _check(probability, score_i, return_i)
+    _check(probability, score_i, return_i, b)
     square = score_i**2
     return tf.linalg.matvec(-2 * square * return_i[:, None] + 2 * b * square, probability, transpose_a=True)
 

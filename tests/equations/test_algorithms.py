@@ -9,6 +9,7 @@ from tfpg import algorithms, build, gradients, psi, returns, surrogates, update
 from tfpg.config import Config
 from tfpg.types import Critique, Horizon, Spaces
 
+equation = pytest.mark.equation
 PARAMS = enumeration.some_parameters()
 
 
@@ -29,6 +30,7 @@ def expected_gradient(row, gamma, lambda_, from_start, v=None):
     return enumeration.flat(gradients.gradient(problem.objective, PARAMS)[1])
 
 
+@equation("PG-23", "PG-24", "PG-28", "PG-37", "PG-48", "PG-66", "PG-67")
 @pytest.mark.parametrize("gamma", [1.0, 0.7])
 @pytest.mark.parametrize("name", algorithms.ALGORITHMS)
 def test_expected_gradient_is_the_gradient_of_the_objective(name, gamma):
@@ -39,12 +41,14 @@ def test_expected_gradient_is_the_gradient_of_the_objective(name, gamma):
     np.testing.assert_allclose(expected_gradient(row, gamma, 0.6, from_start), exact, rtol=0, atol=1e-9)
 
 
+@equation("PG-36")
 @pytest.mark.parametrize("name", ["reinforce_togo", "reinforce_baseline", "npg"])
 def test_returns_discounted_to_go_are_another_direction(name):
     exact = enumeration.exact_gradient(PARAMS, 0.7)
     assert np.abs(expected_gradient(algorithms.ALGORITHMS[name], 0.7, 0.6, from_start=False) - exact).max() > 1e-2
 
 
+@equation("PG-48", "PG-67")
 def test_a_wrong_value_leaves_the_baseline_unbiased_and_biases_the_bootstrap(rng):
     exact = enumeration.exact_gradient(PARAMS, 0.7)
     wrong = rng.normal(size=(enumeration.T + 1, enumeration.S))
@@ -53,6 +57,7 @@ def test_a_wrong_value_leaves_the_baseline_unbiased_and_biases_the_bootstrap(rng
     assert np.abs(expected_gradient(algorithms.ALGORITHMS["npg"], 0.7, 0.6, True, wrong) - exact).max() > 1e-2
 
 
+@equation("PG-35")
 def test_learning_from_the_start_is_a_flag_that_total_returns_do_not_need():
     spaces = Spaces((4,), actions=2)
     for name in algorithms.ALGORITHMS:
@@ -61,6 +66,7 @@ def test_learning_from_the_start_is_a_flag_that_total_returns_do_not_need():
             assert learner.weigh_by_age == (choice == "start" and name != "reinforce")
 
 
+@equation("PG-14", "PG-102")
 def test_objective_is_a_mean_over_trajectories_and_kl_a_mean_over_steps():
     """With unequal lengths: 1/N sum_i sum_t against 1/(number of steps)."""
     mask = tf.constant([[True, True], [True, False], [True, False]])

@@ -1,4 +1,4 @@
-"""The critic's loss, whose gradient is the point, and the measure of its fit."""
+"""The loss of a state-value critic, whose gradient is the point, and the measure of its fit."""
 
 import numpy as np
 import pytest
@@ -7,6 +7,7 @@ from laws import assert_every_input_matters, finite_difference
 
 from tfpg import critics
 
+equation = pytest.mark.equation
 MASK = np.array([[1, 1, 1, 1], [1, 1, 1, 0], [1, 0, 1, 0]], bool)
 KEYS = ("v_t", "target_t", "w_t")
 
@@ -41,6 +42,7 @@ def tensors(given, dtype=tf.float64):
     return {key: tf.constant(value, dtype) for key, value in given.items()}
 
 
+@equation("PG-131")
 @every_function
 @pytest.mark.parametrize("garbage", [0.3, np.nan, np.inf])
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-12), ("float32", 1e-5)])
@@ -52,12 +54,14 @@ def test_equals_its_definition_whatever_the_padding_holds(mode, name, garbage, d
     np.testing.assert_allclose(result, DEFINITIONS[name](**given), rtol=tolerance)
 
 
+@equation("PG-131")
 @every_function
 def test_every_entry_inside_matters(name, given):
     skip = {(key, tuple(index)) for key in KEYS for index in np.argwhere(~MASK)}
     assert_every_input_matters(getattr(critics, name), given, skip)
 
 
+@equation("PG-131")
 @pytest.mark.parametrize("garbage", [0.3, np.nan, np.inf])
 def test_loss_pulls_the_value_towards_a_target_that_stands_still(mode, given, garbage):
     dirty = {**given, **{key: np.where(MASK, given[key], garbage) for key in ("v_t", "target_t")}}
@@ -73,6 +77,7 @@ def test_loss_pulls_the_value_towards_a_target_that_stands_still(mode, given, ga
     assert not np.any(in_target)
 
 
+@equation("PG-131")
 def test_loss_sends_nothing_into_a_target_made_of_the_same_parameters(mode, given):
     """The semi-gradient of temporal differences: target = r + 0.9 V', V' of the same phi."""
     features, reward, w_t = given["target_t"], given["v_t"], given["w_t"]
@@ -87,22 +92,26 @@ def test_loss_sends_nothing_into_a_target_made_of_the_same_parameters(mode, give
     np.testing.assert_allclose(mode(slope)(tf.constant(0.4, tf.float64)), np.sum(w_t * error * features), rtol=1e-11)
 
 
+@equation("PG-131")
 def test_a_perfect_critic_and_a_shifted_one_explain_everything_a_constant_nothing(mode, given):
     function = mode(critics.explained_variance)
     for v_t, expected in [(given["target_t"], 1), (given["target_t"] - 3.1, 1), (np.full((3, 4), 0.7), 0), (-given["target_t"], -3)]:
         np.testing.assert_allclose(function(**tensors({**given, "v_t": v_t})), expected, atol=1e-12)
 
 
+@equation("PG-131")
 def test_nothing_is_explained_where_targets_do_not_vary(mode, given):
     assert mode(critics.explained_variance)(**tensors({**given, "target_t": np.zeros((3, 4))})) == 0.0
 
 
+@equation("PG-131")
 def test_one_sample_is_a_batch():
     v_t, target_t, w_t = np.array([0.4]), np.array([1.3]), np.array([1.0])
     np.testing.assert_allclose(critics.value_loss(v_t, target_t, w_t), 0.5 * 0.9**2, rtol=1e-12)
     assert critics.explained_variance(v_t, target_t, w_t) == 0.0
 
 
+@equation("PG-131")
 @every_function
 @pytest.mark.parametrize("key", KEYS)
 def test_refuses_a_column_among_vectors(name, key, given):
@@ -114,6 +123,7 @@ def test_refuses_a_column_among_vectors(name, key, given):
         getattr(critics, name)(**tensors(flat))
 
 
+@equation("PG-131")
 @every_function
 def test_new_values_add_no_trace(name, given):
     function = getattr(critics, name)
@@ -124,6 +134,7 @@ def test_new_values_add_no_trace(name, given):
     assert counts[0] == counts[1]
 
 
+@equation("PG-131")
 @pytest.mark.parametrize("n", [5, 10, 20, 22, 24, 27])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_targets_that_are_equal_but_for_round_off_explain_nothing(n, dtype):

@@ -11,6 +11,8 @@ from laws import finite_difference
 
 from tfpg import gradients, nets, policies, trees
 
+equation = pytest.mark.equation
+
 SEED = tf.constant([4, 9])
 SAMPLES = 6
 WEIGHT = np.array([0.3, 0.05, 0.0, 0.21, 0.4, 0.11])  # unequal, one zero, sum not 1
@@ -122,6 +124,7 @@ def case(request):
 # gradient and score
 
 
+@equation("PG-26")
 def test_gradient_is_the_slope_and_unused_leaves_get_zeros(mode, rng):
     params = {
         "a": tf.constant(rng.normal(size=[2, 3])),
@@ -140,6 +143,7 @@ def test_gradient_is_the_slope_and_unused_leaves_get_zeros(mode, rng):
     np.testing.assert_array_equal(slope["unused"], np.zeros([3, 2]))
 
 
+@equation("PG-26")
 def test_gradient_of_a_constant_is_zero(mode):
     params = {"a": tf.constant([1.0, 2.0]), "b": tf.constant(3.0)}
     value, slope = mode(lambda params: gradients.gradient(lambda _: tf.constant(0.4), params))(params)
@@ -148,6 +152,7 @@ def test_gradient_of_a_constant_is_zero(mode):
     np.testing.assert_array_equal(slope["b"], 0)
 
 
+@equation("PG-22")
 @pytest.mark.parametrize("make", [categorical, gaussian])
 def test_score_is_one_slope_per_sample(mode, rng, make):
     policy = make()
@@ -161,6 +166,7 @@ def test_score_is_one_slope_per_sample(mode, rng, make):
         assert_slope(flat(tf.nest.map_structure(lambda leaf, index=index: leaf[index], found)), expected[index])
 
 
+@equation("PG-22")
 def test_scores_add_up_to_the_slope_of_the_log_probability_of_all_actions(case):
     """PG-22: the score of a trajectory is the sum over its steps."""
     action = case.policy.mode(case.policy.parameters(case.params, case.observation[::-1]))
@@ -176,6 +182,7 @@ def test_scores_add_up_to_the_slope_of_the_log_probability_of_all_actions(case):
 # The Fisher matrix of the head
 
 
+@equation("PG-104", "PG-90")
 def test_head_fisher_of_the_categorical_is_diag_pi_minus_pi_pi(mode, rng):
     policy, logits, u = categorical(), rng.normal(size=[5, 3]), rng.normal(size=[5, 3])
     head = mode(lambda p, u: gradients.head_fisher(policy.distribution, p, u))
@@ -186,6 +193,7 @@ def test_head_fisher_of_the_categorical_is_diag_pi_minus_pi_pi(mode, rng):
     np.testing.assert_allclose(head(p, {"logits": tf.ones_like(u)})["logits"], np.zeros([5, 3]), atol=1e-15)
 
 
+@equation("PG-104", "PG-92")
 def test_head_fisher_of_the_gaussian_is_the_precision_and_two(mode, rng):
     policy, (loc, log_std, u_loc, u_log_std) = gaussian(), rng.normal(size=[4, 5, 2])
     head = mode(lambda p, u: gradients.head_fisher(policy.distribution, p, u))
@@ -194,12 +202,14 @@ def test_head_fisher_of_the_gaussian_is_the_precision_and_two(mode, rng):
     np.testing.assert_allclose(found["log_std"], 2 * u_log_std, rtol=1e-11)
 
 
+@equation("PG-104")
 def test_head_fisher_of_a_certain_categorical_is_zero(mode):
     head = mode(lambda p, u: gradients.head_fisher(categorical(tf.float32).distribution, p, u))
     found = head({"logits": tf.constant([[1e4, -1e4, 0.0], [1e4, 1e4, -1e4]])}, {"logits": tf.constant([[1.0, -2.0, 0.5]] * 2)})
     np.testing.assert_allclose(found["logits"], [[0, 0, 0], [0.75, -0.75, 0]], atol=1e-6)
 
 
+@equation("PG-104")
 @pytest.mark.parametrize("log_std", [-14.0, -6.0, 7.0])
 def test_head_fisher_of_the_gaussian_keeps_its_digits_at_any_deviation(mode, log_std):
     head = mode(lambda p, u: gradients.head_fisher(gaussian(tf.float32).distribution, p, u))
@@ -212,6 +222,7 @@ def test_head_fisher_of_the_gaussian_keeps_its_digits_at_any_deviation(mode, log
 # The Fisher-vector product
 
 
+@equation("PG-105", "PG-104")
 def test_product_is_the_weighted_mean_of_score_outer_products_times_v(mode, case):
     found = mode(product(case))(case.v)
     tf.nest.assert_same_structure(found, case.params)
@@ -219,6 +230,7 @@ def test_product_is_the_weighted_mean_of_score_outer_products_times_v(mode, case
     assert_slope(flat(found), np.einsum("m,mpq,q->p", WEIGHT, case.fishers, flat(case.v)))
 
 
+@equation("PG-105", "PG-103")
 def test_product_is_the_hessian_of_the_mean_divergence(mode, case):
     def hessian_product(params, v):
         old = case.policy.distribution(tf.nest.map_structure(tf.stop_gradient, case.policy.parameters(params, case.observation)))
@@ -237,6 +249,7 @@ def test_product_is_the_hessian_of_the_mean_divergence(mode, case):
     np.testing.assert_allclose(flat(mode(product(case))(case.v)), expected, rtol=1e-10, atol=1e-14)
 
 
+@equation("PG-105")
 def test_product_is_linear_symmetric_and_positive_semi_definite(mode, case):
     f = mode(product(case))
     u, v, fu, fv = flat(case.u), flat(case.v), flat(f(case.u)), flat(f(case.v))
@@ -251,6 +264,7 @@ def test_product_is_linear_symmetric_and_positive_semi_definite(mode, case):
     assert eigenvalues.max() > 1e-1
 
 
+@equation("PG-105")
 def test_each_sample_counts_by_its_weight(mode, case):
     f = mode(lambda weight, v: gradients.fisher_vector_product(case.policy, case.params, case.observation, weight, v))
     v = flat(case.v)
@@ -261,6 +275,7 @@ def test_each_sample_counts_by_its_weight(mode, case):
     assert_slope(flat(f(tf.constant(np.eye(SAMPLES)[4]), case.v)), case.fishers[4] @ v)
 
 
+@equation("PG-105")
 def test_a_sample_of_weight_zero_is_not_seen(mode, case):
     moved = tf.where(tf.constant(WEIGHT)[:, None] == 0, 9.0, case.observation)
     f = mode(lambda observation: gradients.fisher_vector_product(case.policy, case.params, observation, case.weight, case.v))
@@ -268,6 +283,7 @@ def test_a_sample_of_weight_zero_is_not_seen(mode, case):
     assert np.abs(flat(f(moved + 1.0)) - flat(f(case.observation))).max() > 1e-3
 
 
+@equation("PG-105")
 @pytest.mark.parametrize("block", [1, 3, 5, 6, 11])
 def test_blocks_of_any_size_give_the_whole_product(mode, case, block):
     def f(observation, weight, v):
@@ -280,6 +296,7 @@ def test_blocks_of_any_size_give_the_whole_product(mode, case, block):
     np.testing.assert_allclose(flat(found), flat(product(case)(case.v)), rtol=1e-11, atol=1e-14)
 
 
+@equation("PG-105")
 def test_blocks_hold_no_more_samples_than_asked(rng):
     """What keeps the memory bounded: the policy never sees the whole batch."""
     seen, inner = [], categorical()
@@ -294,6 +311,7 @@ def test_blocks_hold_no_more_samples_than_asked(rng):
     assert seen == [4, 4]
 
 
+@equation("PG-105")
 def test_leaves_the_policy_does_not_use_get_zeros(mode, case):
     params = {"unused": tf.constant([1.0, -2.0], tf.float64), "used": case.params}
     policy = case.policy._replace(parameters=lambda params, observation: case.policy.parameters(params["used"], observation))
@@ -303,6 +321,7 @@ def test_leaves_the_policy_does_not_use_get_zeros(mode, case):
     np.testing.assert_allclose(flat(found["used"]), flat(product(case)(case.v)), rtol=1e-12, atol=1e-15)
 
 
+@equation("PG-105")
 def test_a_constant_deviation_has_no_curvature(mode, rng):
     """The head's parameters need not all depend on theta: here log_std is a given number."""
     inner, net = gaussian(), nets.mlp([2, 3, 2], dtype=tf.float64)
@@ -318,6 +337,7 @@ def test_a_constant_deviation_has_no_curvature(mode, rng):
     np.testing.assert_allclose(flat(found), flat(expected["net"]), rtol=1e-11, atol=1e-14)
 
 
+@equation("PG-103", "PG-105")
 @pytest.mark.parametrize("reverse", [False, True])
 def test_half_the_quadratic_form_is_the_divergence_to_second_order(case, reverse):
     """PG-103: the ratio of KL to d'Fd tends to 1/2, with an error of first order in the length of d."""
@@ -335,6 +355,7 @@ def test_half_the_quadratic_form_is_the_divergence_to_second_order(case, reverse
     np.testing.assert_allclose(error(2e-3) / error(1e-3), 2, rtol=0.1)
 
 
+@equation("PG-22", "PG-105")
 @pytest.mark.parametrize("make", [categorical, gaussian])
 def test_single_precision_agrees_with_double(mode, rng, make):
     params, v = (random_like(make().init(SEED), rng) for _ in range(2))

@@ -8,6 +8,8 @@ import tensorflow as tf
 from tfpg import improve, optimizers, psi, surrogates, update
 from tfpg.types import Critique, Horizon
 
+equation = pytest.mark.equation
+
 GAMMA = 0.9
 PARAMS = enumeration.some_parameters()
 ONE = tf.constant(1.0, tf.float64)
@@ -56,6 +58,7 @@ def change(result):
     return enumeration.flat(result[0]) - enumeration.flat(PARAMS)
 
 
+@equation("PG-104", "PG-105")
 def test_fisher_of_the_problem_is_the_expected_outer_product_of_scores():
     trajectory = enumeration.trajectories(PARAMS)
     scores = improve.gradients.score(enumeration.POLICY, PARAMS, update.flat(trajectory.observation), update.flat(trajectory.action))
@@ -64,11 +67,13 @@ def test_fisher_of_the_problem_is_the_expected_outer_product_of_scores():
     np.testing.assert_allclose(FISHER, np.einsum("m,mi,mj->ij", weight, rows, rows), atol=1e-12)
 
 
+@equation("PG-26")
 def test_ascend_takes_the_optimiser_s_increment_at_its_pace():
     result = improve.ascend(PROBLEM, PARAMS, (), settings(), tf.constant(0.25, tf.float64))
     np.testing.assert_allclose(change(result), 0.25 * 0.1 * enumeration.flat(GRADIENT), rtol=1e-12)
 
 
+@equation("PG-107")
 @pytest.mark.parametrize("damping", [0.0, 0.03])
 def test_fixed_step_is_alpha_times_the_damped_natural_gradient(damping, mode):
     run = mode(lambda p: improve.natural(improve.fixed)(PROBLEM, p, (), settings(damping=damping), tf.constant(0.5, tf.float64)))
@@ -77,6 +82,7 @@ def test_fixed_step_is_alpha_times_the_damped_natural_gradient(damping, mode):
     np.testing.assert_allclose(change(run(PARAMS)), wanted, rtol=1e-6, atol=1e-8)
 
 
+@equation("PG-106", "PG-108")
 @pytest.mark.parametrize("damping", [0.0, 0.03])
 @pytest.mark.parametrize("pace", [1.0, 0.4])
 def test_kl_scaled_step_lies_on_the_quadratic_radius_whatever_the_damping(damping, pace, mode):
@@ -87,6 +93,7 @@ def test_kl_scaled_step_lies_on_the_quadratic_radius_whatever_the_damping(dampin
     assert delta @ enumeration.flat(GRADIENT) > 0
 
 
+@equation("PG-106", "PG-103")
 def test_actual_kl_tends_to_the_radius():
     ratios = []
     for radius in (1e-2, 1e-4, 1e-6):
@@ -96,6 +103,7 @@ def test_actual_kl_tends_to_the_radius():
     assert ratios[2] < 2e-3
 
 
+@equation("PG-106")
 def test_the_natural_direction_beats_every_other_step_of_its_length(rng):
     params, _, _ = improve.natural(improve.kl_scaled)(PROBLEM, PARAMS, (), settings(), ONE)
     gain = change((params,)) @ enumeration.flat(GRADIENT)
@@ -104,6 +112,7 @@ def test_the_natural_direction_beats_every_other_step_of_its_length(rng):
         assert scaled @ enumeration.flat(GRADIENT) < gain
 
 
+@equation("PG-107", "PG-110")
 def test_a_zero_gradient_moves_nothing():
     flatland = PROBLEM._replace(objective=lambda p: 0.0 * PROBLEM.objective(p))
     for step in (improve.fixed, improve.kl_scaled, improve.backtracking):
@@ -115,6 +124,7 @@ def backtrack(problem, **changes):
     return improve.natural(improve.backtracking)(problem, PARAMS, (), settings(**changes), ONE)
 
 
+@equation("PG-110")
 @pytest.mark.parametrize(("stretch", "k"), [(1.0, 0), (2.3, 2)])
 def test_backtracking_takes_the_first_length_inside_the_radius(stretch, k, mode):
     """KL is about the radius at full length, half of it one step shorter, a quarter two steps shorter: stretched, the third one fits."""
@@ -129,6 +139,7 @@ def test_backtracking_takes_the_first_length_inside_the_radius(stretch, k, mode)
     assert float(info["accepted"]) == 1
 
 
+@equation("PG-110")
 def test_backtracking_also_shortens_for_the_surrogate_alone():
     """A surrogate that falls beyond a short way along the direction, inside the KL radius."""
     full = change(improve.natural(improve.kl_scaled)(PROBLEM, PARAMS, (), settings(), ONE))
@@ -142,6 +153,7 @@ def test_backtracking_also_shortens_for_the_surrogate_alone():
     assert float(info["accepted"]) == 1
 
 
+@equation("PG-110")
 def test_without_an_acceptable_length_nothing_moves():
     for problem in (PROBLEM._replace(divergence=lambda p: ONE), PROBLEM._replace(objective=lambda p: -tf.abs(PROBLEM.objective(p)) * 0)):
         params, _, info = backtrack(problem)
@@ -149,6 +161,22 @@ def test_without_an_acceptable_length_nothing_moves():
         assert float(info["accepted"]) == float(info["step_size"]) == 0
 
 
+@equation("PG-110")
 def test_a_small_exact_trust_region_step_raises_the_objective():
     params, _, _ = backtrack(PROBLEM, kl_radius=1e-4)
     assert enumeration.objective(params, GAMMA) > enumeration.objective(PARAMS, GAMMA)
+
+
+@equation("PG-110")
+def test_an_accepted_step_keeps_the_divergence_within_the_radius_and_raises_the_surrogate():
+    """With damping and few iterations as well, and at a radius outside the quadratic model, of a divergence that asks for shorter steps."""
+    problem = PROBLEM._replace(divergence=lambda p: 1.5 * PROBLEM.divergence(p))
+    start, shortened = float(PROBLEM.objective(PARAMS)), 0
+    for radius, iterations, damping in ((1e-3, 3, 0.1), (0.05, 40, 0.0), (1.0, 40, 0.0)):
+        params, _, info = backtrack(problem, kl_radius=radius, cg_iterations=iterations, damping=damping)
+        assert float(info["accepted"]) == 1
+        assert 0.2 * radius < float(problem.divergence(params)) <= radius
+        assert float(PROBLEM.objective(params)) > start
+        delta = change((params,))
+        shortened += 0.5 * delta @ FISHER @ delta < 0.99 * radius
+    assert shortened >= 1

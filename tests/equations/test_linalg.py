@@ -1,4 +1,4 @@
-"""Conjugate gradient against the solutions, projections and residuals that define it."""
+"""Conjugate gradient and the pseudo-inverse against the solutions, projections and residuals that define them."""
 
 import itertools
 
@@ -7,6 +7,8 @@ import pytest
 import tensorflow as tf
 
 from tfpg import linalg
+
+equation = pytest.mark.equation
 
 LIKE = {"w": tf.zeros([2, 2], tf.float64), "b": (tf.zeros([2], tf.float64), tf.zeros([], tf.float64))}
 EIGENVALUES = (0.5, 0.8, 1.3, 1.9, 2.4, 3.1, 4.0)
@@ -35,12 +37,14 @@ def solve(a, b, iterations, mode=lambda function: function, dtype=tf.float64, **
     return mode(run)(tf.constant(a, dtype), nest(b, dtype))
 
 
+@equation("PG-109")
 def test_the_nest_of_these_tests_is_a_vector(rng):
     x = rng.normal(size=N)
     np.testing.assert_array_equal(flat(nest(x)), x)
     tf.nest.assert_same_structure(nest(x), LIKE)
 
 
+@equation("PG-109")
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-11), ("float32", 2e-5)])
 def test_as_many_iterations_as_dimensions_solve_exactly(mode, dtype, tolerance, rng):
     a, x = matrix(rng), rng.normal(size=N)
@@ -51,6 +55,7 @@ def test_as_many_iterations_as_dimensions_solve_exactly(mode, dtype, tolerance, 
     assert solution.residual < tolerance
 
 
+@equation("PG-109")
 def test_each_iterate_is_nearest_to_the_solution_in_its_krylov_space(mode, rng):
     """x_k minimises the A-norm of the error over span(b, Ab, .., A^{k-1} b)."""
     a, b = matrix(rng), rng.normal(size=N)
@@ -63,6 +68,7 @@ def test_each_iterate_is_nearest_to_the_solution_in_its_krylov_space(mode, rng):
         assert solution.iterations == k
 
 
+@equation("PG-109")
 def test_the_error_falls_in_the_norm_of_the_matrix(rng):
     a, x = matrix(rng), rng.normal(size=N)
     errors = [flat(solve(a, a @ x, k).x).numpy() - x for k in range(N)]
@@ -70,6 +76,7 @@ def test_the_error_falls_in_the_norm_of_the_matrix(rng):
     assert all(after < 0.95 * before for before, after in itertools.pairwise(norms))
 
 
+@equation("PG-109")
 def test_as_many_iterations_as_distinct_eigenvalues_are_enough(mode, rng):
     a, x = matrix(rng, (0.7, 0.7, 0.7, 1.9, 1.9, 3.1, 3.1)), rng.normal(size=N)
     solution = solve(a, a @ x, 50, mode)
@@ -77,6 +84,7 @@ def test_as_many_iterations_as_distinct_eigenvalues_are_enough(mode, rng):
     np.testing.assert_allclose(flat(solution.x), x, rtol=1e-10, atol=1e-11)
 
 
+@equation("PG-109")
 @pytest.mark.parametrize("tolerance", [0.3, 0.03])
 def test_it_stops_at_the_first_iterate_within_tolerance(mode, tolerance, rng):
     a, b = matrix(rng), 1e3 * rng.normal(size=N)
@@ -86,6 +94,7 @@ def test_it_stops_at_the_first_iterate_within_tolerance(mode, tolerance, rng):
     assert 1 < solution.iterations < N
 
 
+@equation("PG-109")
 def test_each_iteration_is_one_product(rng):
     a, products = matrix(rng), []
 
@@ -97,6 +106,7 @@ def test_each_iteration_is_one_product(rng):
     assert len(products) == solution.iterations == 4
 
 
+@equation("PG-109", "PG-107")
 def test_a_singular_consistent_system_gives_its_shortest_solution(mode, rng):
     a = matrix(rng, (0, 0, 0.8, 1.3, 1.9, 2.4, 4.0))
     b = a @ rng.normal(size=N)
@@ -106,18 +116,21 @@ def test_a_singular_consistent_system_gives_its_shortest_solution(mode, rng):
     assert solution.iterations == 5
 
 
+@equation("PG-109")
 def test_nothing_is_solved_by_nothing(mode, rng):
     solution = solve(matrix(rng), np.zeros(N), 5, mode)
     assert not np.any(flat(solution.x))
     assert (solution.residual, solution.iterations) == (0.0, 0)
 
 
+@equation("PG-109")
 def test_no_iterations_leave_all_of_it(mode, rng):
     solution = solve(matrix(rng), rng.normal(size=N), 0, mode)
     assert not np.any(flat(solution.x))
     assert (solution.residual, solution.iterations) == (1.0, 0)
 
 
+@equation("PG-109")
 @pytest.mark.parametrize("curvature", [0.0, -1.0])
 def test_a_direction_without_curvature_ends_it_unmoved(mode, curvature, rng):
     solution = solve(curvature * np.eye(N), rng.normal(size=N), 5, mode)
@@ -125,6 +138,7 @@ def test_a_direction_without_curvature_ends_it_unmoved(mode, curvature, rng):
     assert (solution.residual, solution.iterations) == (1.0, 1)
 
 
+@equation("PG-109")
 def test_an_inconsistent_system_stays_finite_and_says_so(mode, rng):
     a = np.diag([0, 1.0, 2, 3, 4, 5, 6])
     solution = solve(a, rng.normal(size=N), 50, mode)
@@ -132,12 +146,14 @@ def test_an_inconsistent_system_stays_finite_and_says_so(mode, rng):
     assert solution.residual > 0.01
 
 
+@equation("PG-109")
 def test_a_right_hand_side_that_is_not_a_number_is_seen_in_the_residual(mode, rng):
     b = rng.normal(size=N)
     b[4] = np.nan
     assert np.isnan(solve(matrix(rng), b, 5, mode).residual)
 
 
+@equation("PG-109")
 @pytest.mark.parametrize("size", [1e-12, 1e12])
 def test_the_size_of_the_right_hand_side_does_not_matter(mode, size, rng):
     a, x = matrix(rng), rng.normal(size=N)
@@ -145,12 +161,14 @@ def test_the_size_of_the_right_hand_side_does_not_matter(mode, size, rng):
     np.testing.assert_allclose(flat(solution.x) / size, x, rtol=1e-4, atol=1e-4)
 
 
+@equation("PG-109")
 def test_one_dimension_takes_one_iteration(mode):
     solution = mode(lambda b: linalg.conjugate_gradient(lambda v: 2.5 * v, b, 9))(tf.constant([0.7], tf.float64))
     np.testing.assert_allclose(solution.x, [0.28], rtol=1e-14)
     assert solution.iterations == 1
 
 
+@equation("PG-109")
 def test_every_number_of_the_right_hand_side_matters(rng):
     a, b = matrix(rng), rng.normal(size=N)
     base = flat(solve(a, b, 3).x)
@@ -158,9 +176,57 @@ def test_every_number_of_the_right_hand_side_matters(rng):
         assert np.abs(flat(solve(a, b + 0.37 * np.eye(N)[k], 3).x) - base).max() > 1e-6
 
 
+@equation("PG-109")
 def test_no_gradient_flows_through_the_solution():
     b = tf.constant([1.0, 2.0])
     with tf.GradientTape() as tape:
         tape.watch(b)
         x = linalg.conjugate_gradient(lambda v: 3.0 * v, b, 5).x
     assert tape.gradient(x, b) is None
+
+
+@equation("PG-109", "PG-107")
+def test_of_a_softmax_it_finds_the_shortest_of_all_solutions(mode, rng):
+    """Its Fisher matrix has the ones as a null vector, in each of two states; a gradient in its range has no part of them."""
+    pi = rng.dirichlet(np.ones(3), size=2)
+    a = np.zeros((6, 6))
+    for s in range(2):
+        a[3 * s : 3 * s + 3, 3 * s : 3 * s + 3] = (0.3, 0.7)[s] * (np.diag(pi[s]) - np.outer(pi[s], pi[s]))
+    b = a @ rng.normal(size=6)
+    run = mode(lambda b: linalg.conjugate_gradient(lambda v: tf.linalg.matvec(tf.constant(a), v), b, 20))
+    solution = run(tf.constant(b))
+    np.testing.assert_allclose(solution.x, np.linalg.pinv(a, rcond=1e-12) @ b, rtol=1e-8, atol=1e-9)
+    np.testing.assert_allclose(solution.x.numpy().reshape(2, 3).sum(-1), [0, 0], atol=1e-10)
+    assert solution.iterations <= 4
+
+
+@equation("PG-109")
+def test_no_gradient_flows_through_the_product(rng):
+    """Nor does the result know what the matrix depends on."""
+    scale = tf.constant(1.3, tf.float64)
+    with tf.GradientTape() as tape:
+        tape.watch(scale)
+        x = linalg.conjugate_gradient(lambda v: scale * v, tf.constant(rng.normal(size=3)), 5).x
+    assert tape.gradient(x, scale) is None
+
+
+# The pseudo-inverse
+
+
+@equation("PG-107")
+def test_shortest_solution_solves_what_can_be_solved_and_is_short_where_much_would_do(mode, rng):
+    """Regular; singular and consistent; singular and inconsistent, where what cannot be met is left as it is."""
+    singular = matrix(rng, (0, 0, 0.8, 1.3, 1.9, 2.4, 4.0))
+    solve = mode(linalg.shortest_solution)
+    for a, b in ((matrix(rng), rng.normal(size=N)), (singular, singular @ rng.normal(size=N)), (singular, rng.normal(size=N))):
+        x = solve(tf.constant(a), tf.constant(b)).numpy()
+        values, vectors = np.linalg.eigh(a)
+        some = values > 1e-10
+        np.testing.assert_allclose(x, vectors[:, some] @ (vectors[:, some].T @ b / values[some]), rtol=1e-9, atol=1e-10)
+
+
+@equation("PG-107")
+def test_shortest_solution_in_single_precision_agrees_with_double(rng):
+    a, b = matrix(rng, (-2.0, -0.5, 0.8, 1.3, 1.9, 2.4, 4.0)), rng.normal(size=N)
+    single = linalg.shortest_solution(tf.constant(a, tf.float32), tf.constant(b, tf.float32))
+    np.testing.assert_allclose(single, np.linalg.solve(a, b), rtol=1e-4, atol=1e-5)

@@ -5,6 +5,9 @@ import pytest
 import tensorflow as tf
 
 from tfpg import optimizers
+from tfpg.tabular import TabularMDP
+
+equation = pytest.mark.equation
 
 
 def random_gradients(rng, steps):
@@ -54,6 +57,7 @@ def assert_nests_close(found, expected, **tolerance):
         np.testing.assert_allclose(a, b, **tolerance)
 
 
+@equation("PG-26", "PG-122")
 def test_sgd_goes_along_the_gradient(mode, rng):
     gradients = random_gradients(rng, 2)
     increments, _ = run(mode, optimizers.sgd(0.03), gradients)
@@ -64,12 +68,14 @@ def test_sgd_goes_along_the_gradient(mode, rng):
 # Rates, decays and epsilons are whole multiples of powers of 2, so that Keras, which keeps some of them in single precision, is exact.
 
 
+@equation("PG-122")
 def test_sgd_walks_the_path_of_keras(mode, rng):
     import keras
 
     assert_same_path(mode, optimizers.sgd(3 / 64), keras.optimizers.SGD(3 / 64), random_gradients(rng, 5))
 
 
+@equation("PG-122")
 @pytest.mark.parametrize("epsilon", [2.0**-20, 0.5])
 def test_adam_walks_the_path_of_keras(mode, rng, epsilon):
     import keras
@@ -79,6 +85,7 @@ def test_adam_walks_the_path_of_keras(mode, rng, epsilon):
     assert_same_path(mode, ours, theirs, random_gradients(rng, 5))
 
 
+@equation("PG-122")
 def test_adam_has_the_defaults_of_keras(rng):
     import inspect
 
@@ -90,6 +97,7 @@ def test_adam_has_the_defaults_of_keras(rng):
         assert ours[name].default == theirs[name].default
 
 
+@equation("PG-122")
 def test_adam_is_its_weighted_sums_over_all_gradients(mode, rng):
     """PG-122 without recursion: m_t = (1-b1) sum_k b1^(t-k) g_k, v_t likewise of g_k^2, both bias-corrected, epsilon-hat outside."""
     alpha, b1, b2, epsilon = 0.07, 0.9, 0.97, 0.1
@@ -106,12 +114,14 @@ def test_adam_is_its_weighted_sums_over_all_gradients(mode, rng):
     tf.nest.assert_same_structure(state.square, gradients[0])
 
 
+@equation("PG-122")
 def test_adam_first_step_is_the_rate_times_the_sign(mode, rng):
     gradients = random_gradients(rng, 1)
     (increment,), _ = run(mode, optimizers.adam(0.02, epsilon=1e-30), gradients)
     assert_nests_close(increment, tf.nest.map_structure(lambda g: 0.02 * np.sign(g), gradients[0]), rtol=1e-11)
 
 
+@equation("PG-122")
 def test_adam_does_not_see_the_scale_of_the_gradients(mode, rng):
     gradients = random_gradients(rng, 3)
     scaled = [tf.nest.map_structure(lambda g: 1234.5 * g, gradient) for gradient in gradients]
@@ -120,6 +130,7 @@ def test_adam_does_not_see_the_scale_of_the_gradients(mode, rng):
         assert_nests_close(a, b, rtol=1e-11)
 
 
+@equation("PG-26", "PG-122")
 @pytest.mark.parametrize("optimizer", [optimizers.sgd(0.05), optimizers.adam(0.05)])
 def test_updates_ascend(mode, optimizer):
     top = np.array([0.5, -1.0])
@@ -131,6 +142,7 @@ def test_updates_ascend(mode, optimizer):
     np.testing.assert_allclose(theta, top, atol=0.05)
 
 
+@equation("PG-26", "PG-122")
 @pytest.mark.parametrize("optimizer", [optimizers.sgd(0.05), optimizers.adam(0.05)])
 def test_single_precision_agrees_with_double(mode, rng, optimizer):
     gradients = random_gradients(rng, 3)
@@ -142,6 +154,7 @@ def test_single_precision_agrees_with_double(mode, rng, optimizer):
         assert_nests_close(a, b, rtol=3e-5)
 
 
+@equation("PG-26", "PG-122")
 @pytest.mark.parametrize("optimizer", [optimizers.sgd(0.05), optimizers.adam(0.05)])
 def test_state_keeps_its_structure_as_a_loop_variable(rng, optimizer):
     gradient = random_gradients(rng, 1)[0]
@@ -153,3 +166,48 @@ def test_state_keeps_its_structure_as_a_loop_variable(rng, optimizer):
         return tf.while_loop(lambda k, *_: k < 3, lambda k, _, state: (k + 1, *optimizer.update(gradient, state)), start)[1]
 
     assert_nests_close(loop(), expected, rtol=1e-11)
+
+
+def ascent(mode, optimizer, gradient, start, steps):
+    """theta after each step of theta <- theta + increment(gradient(theta)), and before the first."""
+    theta, state, path = tf.constant(start), optimizer.init(start), [start]
+    update = mode(optimizer.update)
+    for _ in range(steps):
+        increment, state = update(gradient(theta), state)
+        theta += increment
+        path.append(theta.numpy())
+    return np.array(path)
+
+
+@equation("PG-26")
+def test_gradient_ascent_halves_its_distance_as_theory_says(mode):
+    """J = -1/2 (theta - top)^T H (theta - top): theta_k - top = (I - alpha H)^k (theta_0 - top), J rising for alpha below 2 / 3."""
+    hessian, top, start = np.array([[2.0, 0.7], [0.7, 1.5]]), np.array([0.4, -1.1]), np.array([2.0, 1.0])
+    path = ascent(mode, optimizers.sgd(0.3), lambda theta: tf.linalg.matvec(hessian, top - theta), start, 6)
+    expected = [top + np.linalg.matrix_power(np.eye(2) - 0.3 * hessian, k) @ (start - top) for k in range(7)]
+    np.testing.assert_allclose(path, expected, rtol=1e-12)
+    height = [-0.5 * (theta - top) @ hessian @ (theta - top) for theta in path]
+    assert (np.diff(height) > 0).all()
+
+
+@equation("PG-26")
+def test_a_small_step_raises_the_objective_by_the_squared_norm_of_its_gradient(rng):
+    """J(theta + alpha g) = J(theta) + alpha |g|^2 + O(alpha^2), and the other sign descends."""
+    mdp = TabularMDP.random(3, gamma=0.9)
+    theta = tf.constant(rng.normal(size=(3, 2)))
+    g = mdp.gradient(theta)
+    for alpha in (1e-4, -1e-4):
+        increment, _ = optimizers.sgd(alpha).update(g, ())
+        rise = float(mdp.objective(theta + increment) - mdp.objective(theta))
+        assert rise == pytest.approx(alpha * float(tf.reduce_sum(g**2)), rel=1e-3)
+
+
+@equation("PG-122")
+def test_three_steps_of_adam_by_hand(mode):
+    """Gradients 2, -4, 8 at rates 1/2 and 3/4, without epsilon: m = 1, -3/2, 13/4 and v = 1, 19/4, 313/16."""
+    gradients = [tf.constant(g, tf.float64) for g in (2.0, -4.0, 8.0)]
+    increments, state = run(mode, optimizers.adam(1.0, 0.5, 0.75, 0.0), gradients)
+    m, v = np.array([1, -3 / 2, 13 / 4]), np.array([1, 19 / 4, 313 / 16])
+    corrected = (m / (1 - 0.5 ** np.arange(1, 4))) / np.sqrt(v / (1 - 0.75 ** np.arange(1, 4)))
+    np.testing.assert_allclose(increments, corrected, rtol=1e-12)
+    assert (float(state.mean), float(state.square)) == (13 / 4, 313 / 16)

@@ -9,6 +9,7 @@ from laws import assert_every_input_matters, finite_difference
 
 from tfpg import returns
 
+equation = pytest.mark.equation
 GAMMA, LAMBDA = 0.9, 0.7
 
 # One column per environment, first step left: T terminates, U truncates (is cut by the clock), B both at once, # padding.
@@ -93,6 +94,7 @@ def slopes(mode, name, given, keys, weight):
     return mode(slope)(**tensors(given))
 
 
+@equation("PG-11", "PG-34", "PG-35", "PG-36", "PG-64", "PG-65", "PG-67", "PG-131")
 @every_function
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-12), ("float32", 2e-6)])
 def test_equals_its_definition(mode, name, dtype, tolerance, rng):
@@ -102,6 +104,7 @@ def test_equals_its_definition(mode, name, dtype, tolerance, rng):
     np.testing.assert_allclose(result, DEFINITIONS[name](**given), rtol=tolerance, atol=tolerance)
 
 
+@equation("PG-11", "PG-34", "PG-35", "PG-36", "PG-64", "PG-65", "PG-67", "PG-131")
 @every_function
 @pytest.mark.parametrize("columns", [("U",), (".U.",)])
 def test_one_environment_or_one_step_is_a_batch(mode, name, columns, rng):
@@ -109,6 +112,7 @@ def test_one_environment_or_one_step_is_a_batch(mode, name, columns, rng):
     np.testing.assert_allclose(mode(getattr(returns, name))(**tensors(given)), DEFINITIONS[name](**given), rtol=1e-12)
 
 
+@equation("PG-11", "PG-34", "PG-35", "PG-36", "PG-64", "PG-65", "PG-67", "PG-131")
 @every_function
 def test_gradient_equals_that_of_its_definition(mode, name, rng):
     given = arguments_of(name, batch(rng))
@@ -139,6 +143,7 @@ def idle_entries(name, given):
     return idle
 
 
+@equation("PG-11", "PG-34", "PG-35", "PG-36", "PG-64", "PG-65", "PG-67", "PG-131")
 @every_function
 def test_every_entry_matters_but_those_that_must_not(name, rng):
     function, given = getattr(returns, name), arguments_of(name, batch(rng))
@@ -149,6 +154,7 @@ def test_every_entry_matters_but_those_that_must_not(name, rng):
         np.testing.assert_allclose(function(**tensors(other)), function(**tensors(given)), rtol=0, atol=1e-13)
 
 
+@equation("PG-11", "PG-34", "PG-64", "PG-65", "PG-67", "PG-131")
 @masked_functions
 def test_every_entry_of_the_mask_matters(name, rng):
     function, given = getattr(returns, name), arguments_of(name, batch(rng))
@@ -159,6 +165,7 @@ def test_every_entry_of_the_mask_matters(name, rng):
         assert np.abs(function(**tensors({**given, "mask_t": flipped})) - base).max() > 1e-9, index
 
 
+@equation("PG-11", "PG-34", "PG-64", "PG-65", "PG-67", "PG-131")
 @masked_functions
 @pytest.mark.parametrize("garbage", [np.nan, np.inf])
 def test_padding_reaches_neither_value_nor_gradient(mode, name, garbage, rng):
@@ -173,6 +180,7 @@ def test_padding_reaches_neither_value_nor_gradient(mode, name, garbage, rng):
         assert not np.any(slope.numpy()[~given["mask_t"]])
 
 
+@equation("PG-11", "PG-34", "PG-35", "PG-36", "PG-64", "PG-65", "PG-67", "PG-131")
 @pytest.mark.parametrize(
     ("name", "key"),
     [
@@ -192,6 +200,7 @@ def test_refuses_a_column_among_vectors(name, key, rng):
     assert "(42, 1)" in str(error.value)
 
 
+@equation("PG-34")
 def test_scan_back_takes_any_rank_but_a_scalar(rng):
     for shape in [(5,), (5, 3, 2)]:
         x, decay = rng.normal(size=(2, *shape))
@@ -200,6 +209,7 @@ def test_scan_back_takes_any_rank_but_a_scalar(rng):
         returns.scan_back(tf.constant(1.0), tf.constant(0.3))
 
 
+@equation("PG-11", "PG-35", "PG-65")
 @pytest.mark.parametrize(
     ("name", "key", "numbers"),
     [
@@ -259,18 +269,21 @@ def run(name, given):
     return getattr(returns, name)(**tensors(arguments_of(name, given))).numpy()
 
 
+@equation("PG-65")
 @pytest.mark.parametrize("n", [1, 2, 4, 50])
 def test_n_step_sums_n_rewards_and_bootstraps_unless_terminated(n, rng):
     given = {**episodes(batch(rng), 1.0), "n": np.int32(n)}
     np.testing.assert_allclose(run("n_step", given), per_step(given, lambda i, s: n_step_of_rewards(given, i, s, n)), rtol=1e-11)
 
 
+@equation("PG-65", "PG-67")
 @pytest.mark.parametrize("lambda_", [LAMBDA, 0.0, 1.0])
 def test_gae_is_the_mixture_of_n_steps(lambda_, rng):
     given = episodes(batch(rng), lambda_)
     np.testing.assert_allclose(run("gae", given), per_step(given, lambda i, s: mixture(given, i, s, lambda_)), rtol=1e-11)
 
 
+@equation("PG-64", "PG-65", "PG-67")
 def test_one_step_and_lambda_zero_are_the_residual(rng):
     given = batch(rng)
     residual_t = run("td_residual", given)
@@ -278,6 +291,7 @@ def test_one_step_and_lambda_zero_are_the_residual(rng):
     np.testing.assert_array_equal(run("gae", {**given, "lambda_t": np.zeros_like(residual_t)}), residual_t)
 
 
+@equation("PG-65", "PG-67")
 def test_many_steps_and_lambda_one_are_the_return_with_its_bootstrap_minus_the_value(rng):
     given = episodes(batch(rng), 1.0)
     expected = per_step(given, lambda i, s: n_step_of_rewards(given, i, s, len(s)))
@@ -285,12 +299,14 @@ def test_many_steps_and_lambda_one_are_the_return_with_its_bootstrap_minus_the_v
     np.testing.assert_allclose(run("n_step", {**given, "n": np.int32(50)}), expected, rtol=1e-11)
 
 
+@equation("PG-34", "PG-35")
 def test_reward_to_go_sums_the_rewards_to_the_end_of_the_episode(rng):
     given = episodes(batch(rng), 1.0)
     defined = per_step(given, lambda i, s: sum(GAMMA**k * given["r_t"][u, i] for k, u in enumerate(s)))
     np.testing.assert_allclose(run("reward_to_go", given), defined, rtol=1e-11)
 
 
+@equation("PG-131")
 def test_lambda_return_at_one_is_the_reward_to_go_of_terminated_episodes_only(rng):
     given = episodes(batch(rng), 1.0)
     difference = np.abs(run("lambda_return", given) - run("reward_to_go", given))
@@ -299,6 +315,7 @@ def test_lambda_return_at_one_is_the_reward_to_go_of_terminated_episodes_only(rn
     assert difference[~terminates & given["mask_t"]].min() > 1e-3
 
 
+@equation("PG-34", "PG-65", "PG-67", "PG-131")
 @pytest.mark.parametrize("name", ["reward_to_go", "n_step", "gae", "lambda_return"])
 def test_nothing_crosses_the_end_of_an_episode(name, rng):
     given = episodes(batch(rng), 1.0)
@@ -310,6 +327,7 @@ def test_nothing_crosses_the_end_of_an_episode(name, rng):
         np.testing.assert_array_equal(run(name, other)[: t + 1], run(name, given)[: t + 1])
 
 
+@equation("PG-35")
 def test_start_is_togo_times_gamma_to_the_age(rng):
     given = episodes(batch(rng), 1.0)
     age = given["age_t"]
@@ -318,6 +336,7 @@ def test_start_is_togo_times_gamma_to_the_age(rng):
     np.testing.assert_allclose(start, defined, rtol=1e-11)
 
 
+@equation("PG-11")
 def test_total_return_of_a_constant_reward_has_its_closed_form(rng):
     mask = batch(rng)["mask_t"]
     steps, reward = mask.sum(0), np.full(mask.shape, 1.3)
@@ -326,11 +345,13 @@ def test_total_return_of_a_constant_reward_has_its_closed_form(rng):
     np.testing.assert_allclose(returns.total_return(reward, 0.0, mask), np.full(len(steps), 1.3), rtol=1e-12)
 
 
+@equation("PG-11", "PG-34")
 def test_total_return_is_the_first_reward_to_go_of_a_whole_episode(rng):
     given = episodes(batch(rng, ("....T", "..T##")), 1.0)
     np.testing.assert_allclose(run("total_return", given), run("reward_to_go", given)[0], rtol=1e-12)
 
 
+@equation("PG-35")
 def test_from_the_start_gamma_zero_keeps_first_steps_and_gamma_one_keeps_all(rng):
     given = batch(rng)
     psi, age = given["psi_t"], given["age_t"]
@@ -338,6 +359,7 @@ def test_from_the_start_gamma_zero_keeps_first_steps_and_gamma_one_keeps_all(rng
     np.testing.assert_array_equal(returns.discount_from_start(psi, 1.0, age), psi)
 
 
+@equation("PG-11", "PG-35")
 def test_whole_numbers_serve_as_discounts(rng):
     r_t, mask_t = tf.constant(rng.normal(size=[4, 2])), tf.ones([4, 2], tf.bool)
     np.testing.assert_allclose(returns.total_return(r_t, 1, mask_t), returns.total_return(r_t, 1.0, mask_t))
@@ -345,6 +367,7 @@ def test_whole_numbers_serve_as_discounts(rng):
     np.testing.assert_array_equal(returns.discount(1, mask_t), np.zeros([4, 2]))
 
 
+@equation("PG-35")
 @pytest.mark.parametrize("gamma", [0.1, tf.constant(0.1)])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_discount_and_trace_take_the_type_of_what_they_go_with(gamma, dtype):
