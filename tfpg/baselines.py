@@ -62,14 +62,13 @@ def leave_one_out(return_i: tf.Tensor) -> tf.Tensor:
     Args: return_i [N]. Returns: [N]. Raises: ValueError for a single trajectory, which has no others.
     """
     checks.axes(return_i=(return_i, "N"))
-    if return_i.shape[0] == 1:
-        raise ValueError("return_i has shape (1,): leaving one out needs at least two trajectories")
+    checks.several(return_i=return_i)
     others = tf.cast(tf.shape(return_i)[0] - 1, return_i.dtype)
     return (tf.reduce_sum(return_i) - return_i) / others
 
 
 @checks.component
-def moving_average(average: tf.Tensor, count: int, return_: tf.Tensor, kappa: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+def moving_average(average: checks.Scalar, count: int, return_: checks.Scalar, kappa: checks.Scalar) -> tuple[tf.Tensor, tf.Tensor]:
     """b = m / (1 - (1 - kappa)^count), then m <- kappa R + (1 - kappa) m   (PG-43): b is used before R enters it.
 
     Used after, it would hold R, and the gradient would shrink by 1 - kappa. The correction makes E[b] = E[R] from the second update on;
@@ -131,7 +130,7 @@ def pooled(return_t: tf.Tensor, mask_t: tf.Tensor) -> tf.Tensor:
 
 
 @checks.component
-def standardise(psi_t: tf.Tensor, mask_t: tf.Tensor, floor: tf.Tensor) -> tf.Tensor:
+def standardise(psi_t: tf.Tensor, mask_t: tf.Tensor, floor: checks.Scalar) -> tf.Tensor:
     """(psi_t - mean) / (deviation + floor) over the valid steps   (PG-132): a scale-free step, and a biased one.
 
     The deviation is that of the population (divided by n), so a single step gives 0 and not NaN. Zero on padding; no gradient flows.
@@ -187,9 +186,10 @@ def optimal_leave_one_out(score_i: tf.Tensor, return_i: tf.Tensor) -> tf.Tensor:
     """b_{i,p} = sum_{j != i} g_{j,p}^2 R_j / sum_{j != i} g_{j,p}^2   (PG-47, cross-fitted): optimal, from the others, so unbiased.
 
     0 where the others' scores are all 0. For the scalar form (PG-46) give |g_i| as a single component.
-    Args: score_i [N, P]; return_i [N], N > 1. Returns: [N, P]. Raises: ValueError if the shapes do not fit.
+    Args: score_i [N, P]; return_i [N], N > 1. Returns: [N, P]. Raises: ValueError for N = 1, or if the shapes do not fit.
     """
     checks.axes(score_i=(score_i, "N P"), return_i=(return_i, "N"))
+    checks.several(return_i=return_i)
 
     def others(x: tf.Tensor) -> tf.Tensor:
         # The sum before and the sum after: a difference of sums would lose small scores beside a large one of one's own.

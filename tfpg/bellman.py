@@ -35,7 +35,7 @@ class Improvement(NamedTuple):
 
 
 @checks.component
-def backup(reward: tf.Tensor, transition: tf.Tensor, gamma: tf.Tensor, v: tf.Tensor) -> tf.Tensor:
+def backup(reward: tf.Tensor, transition: tf.Tensor, gamma: checks.Scalar, v: tf.Tensor) -> tf.Tensor:
     """Q(s, a) = r(s, a) + gamma sum_{s'} p(s'|s, a) V(s')   (PG-15, PG-16).
 
     Args: reward [S, A]; transition [S, A, S]; gamma []; v [S], of the next step. Returns: [S, A]. Raises: ValueError if shapes do not fit.
@@ -62,7 +62,7 @@ def advantage(q: tf.Tensor, v: tf.Tensor) -> tf.Tensor:
 
 
 @checks.component
-def finite_values(reward: tf.Tensor, transition: tf.Tensor, pi_t: tf.Tensor, gamma: tf.Tensor) -> Values:
+def finite_values(reward: tf.Tensor, transition: tf.Tensor, pi_t: tf.Tensor, gamma: checks.Scalar) -> Values:
     """Q_t = r + gamma P V_{t+1},  V_t = sum_a pi_t Q_t,  V_{T+1} = 0   (PG-15, PG-16): the nested expectations, from the inside out.
 
     Args: reward [S, A]; transition [S, A, S]; pi_t [T, S, A]; gamma []. Returns: Values(q [T, S, A], v [T, S]).
@@ -78,7 +78,7 @@ def finite_values(reward: tf.Tensor, transition: tf.Tensor, pi_t: tf.Tensor, gam
 
 
 @checks.component
-def discounted_values(reward: tf.Tensor, transition: tf.Tensor, pi: tf.Tensor, gamma: tf.Tensor) -> Values:
+def discounted_values(reward: tf.Tensor, transition: tf.Tensor, pi: tf.Tensor, gamma: checks.Scalar) -> Values:
     """V = (I - gamma P_pi)^{-1} r_pi,  Q = r + gamma P V   (PG-16), for ever.
 
     Args: reward [S, A]; transition [S, A, S]; pi [S, A]; gamma [] below one. Returns: Values(q [S, A], v [S]).
@@ -92,7 +92,7 @@ def discounted_values(reward: tf.Tensor, transition: tf.Tensor, pi: tf.Tensor, g
 
 
 @checks.component
-def discounted_visitation(start: tf.Tensor, transition: tf.Tensor, pi: tf.Tensor, gamma: tf.Tensor) -> tf.Tensor:
+def discounted_visitation(start: tf.Tensor, transition: tf.Tensor, pi: tf.Tensor, gamma: checks.Scalar) -> tf.Tensor:
     """d_gamma(s) = sum_{t>=1} gamma^{t-1} p_theta(s_t = s) = ((I - gamma T_pi)^{-1} p_1)(s)   (PG-56), of mass 1 / (1 - gamma).
 
     Args: start [S]; transition [S, A, S]; pi [S, A]; gamma [] below one. Returns: [S]. Raises: ValueError if the shapes do not fit.
@@ -155,7 +155,7 @@ def greedy(q: tf.Tensor) -> tf.Tensor:
 
 
 @checks.component
-def optimal_values(reward: tf.Tensor, transition: tf.Tensor, gamma: tf.Tensor, horizon: int) -> Values:
+def optimal_values(reward: tf.Tensor, transition: tf.Tensor, gamma: checks.Scalar, horizon: int) -> Values:
     """Q*_t = r + gamma P V*_{t+1},  V*_t = max_a Q*_t,  V*_{T+1} = 0   (PG-61, PG-130): backward value iteration.
 
     Args: reward [S, A]; transition [S, A, S]; gamma []; horizon T. Returns: Values(q [T, S, A], v [T, S]).
@@ -170,7 +170,7 @@ def optimal_values(reward: tf.Tensor, transition: tf.Tensor, gamma: tf.Tensor, h
 
 
 @checks.component
-def policy_iteration(reward: tf.Tensor, transition: tf.Tensor, pi: tf.Tensor, gamma: tf.Tensor) -> Improvement:
+def policy_iteration(reward: tf.Tensor, transition: tf.Tensor, pi: tf.Tensor, gamma: checks.Scalar) -> Improvement:
     """pi <- greedy(Q^pi) until no action is better   (PG-130), for ever and discounted: V rises in every state, at every round.
 
     An action replaces the policy's own only if it is better by more than round-off, so equal actions do not make it go round in circles.

@@ -8,10 +8,20 @@ import functools
 import inspect
 import itertools
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import tensorflow as tf
+
+Scalar = Annotated[tf.Tensor, "[]"]
+"""The annotation of a component's argument that is a single number, such as a discount; an array in its place is refused."""
+
+
+def several(**tensors: tf.Tensor) -> None:
+    """Raises `ValueError` naming the argument for a single sample, where what is asked for needs others."""
+    for name, tensor in tensors.items():
+        if tensor.shape[0] == 1:
+            raise ValueError(f"{name} has shape {tensor.shape}: at least two samples are needed")
 
 
 def same_shape(**tensors: tf.Tensor) -> None:
@@ -89,8 +99,12 @@ def component(function: Callable[..., Any]) -> Callable[..., Any]:
                 return value
             return tf.constant(value, tf.int32 if signature.parameters[name].annotation is int else dtype)
 
+        tensors = {name: tensor(name, value) for name, value in given.items()}
+        for name, value in tensors.items():
+            if signature.parameters[name].annotation is Scalar and value.shape.rank:
+                raise ValueError(f"{name} has shape {value.shape}: a single number is needed, nothing is broadcast here")
         run = traced if tf.executing_eagerly() else function
-        return run(**{name: tensor(name, value) for name, value in given.items()})
+        return run(**tensors)
 
     call.python_function = function  # type: ignore[attr-defined]
     call.traced = traced  # type: ignore[attr-defined]

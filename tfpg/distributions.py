@@ -178,14 +178,14 @@ def gaussian_sample(loc: tf.Tensor, scale_tril: tf.Tensor, noise: tf.Tensor) -> 
 
 
 @checks.component
-def linear_gaussian_log_prob(k: tf.Tensor, sigma: tf.Tensor, s: tf.Tensor, a: tf.Tensor) -> tf.Tensor:
+def linear_gaussian_log_prob(k: checks.Scalar, sigma: checks.Scalar, s: tf.Tensor, a: tf.Tensor) -> tf.Tensor:
     """log N(a; k s, sigma^2)   (PG-93), sigma the standard deviation. Args: k, sigma []; s, a [...]. Returns: [...]. Raises: ValueError."""
     checks.same_shape(s=s, a=a)
     return -0.5 * ((a - k * s) / sigma) ** 2 - tf.math.log(sigma) - 0.5 * math.log(2 * math.pi)
 
 
 @checks.component
-def linear_gaussian_score(k: tf.Tensor, sigma: tf.Tensor, s: tf.Tensor, a: tf.Tensor) -> tf.Tensor:
+def linear_gaussian_score(k: checks.Scalar, sigma: checks.Scalar, s: tf.Tensor, a: tf.Tensor) -> tf.Tensor:
     """(d_k, d_sigma) log pi = ((a - k s) s / sigma^2, ((a - k s)^2 - sigma^2) / sigma^3)   (PG-93).
 
     On actions of the policy both are of size 1 / sigma: |s| / sigma and sqrt(2) / sigma. Args: k, sigma []; s, a [...].

@@ -34,7 +34,7 @@ def policy_gradient(score_t: tf.Tensor, psi_t: tf.Tensor, w_t: tf.Tensor) -> tf.
 
 
 @checks.component
-def reinforce(score_t: tf.Tensor, r_t: tf.Tensor, gamma: tf.Tensor, mask_t: tf.Tensor) -> tf.Tensor:
+def reinforce(score_t: tf.Tensor, r_t: tf.Tensor, gamma: checks.Scalar, mask_t: tf.Tensor) -> tf.Tensor:
     """1/N sum_i (sum_t g_{i,t}) R_gamma(tau_i)   (PG-24).
 
     Args: score_t [T, N, P]; r_t [T, N], whole episodes from their first step; gamma []; mask_t [T, N] bool. Returns: [P].
@@ -45,7 +45,7 @@ def reinforce(score_t: tf.Tensor, r_t: tf.Tensor, gamma: tf.Tensor, mask_t: tf.T
 
 
 @checks.component
-def reinforce_sum(score_t: tf.Tensor, r_t: tf.Tensor, gamma: tf.Tensor, mask_t: tf.Tensor) -> tf.Tensor:
+def reinforce_sum(score_t: tf.Tensor, r_t: tf.Tensor, gamma: checks.Scalar, mask_t: tf.Tensor) -> tf.Tensor:
     """sum_i (sum_t g_{i,t}) R_gamma(tau_i) = N times `reinforce`   (PG-25): the form without 1/N.
 
     Args, returns and errors: as for `reinforce`.

@@ -99,7 +99,7 @@ def cumulative_log_ratio(log_ratio_t: tf.Tensor, lambda_t: tf.Tensor, mask_t: tf
 
 
 @checks.component
-def weighted_return(log_ratio_t: tf.Tensor, r_t: tf.Tensor, gamma: tf.Tensor, mask_t: tf.Tensor) -> tf.Tensor:
+def weighted_return(log_ratio_t: tf.Tensor, r_t: tf.Tensor, gamma: checks.Scalar, mask_t: tf.Tensor) -> tf.Tensor:
     """W_T R(tau)   (PG-73): its mean under the old policy is J(new). One whole episode per column; differentiable in log_ratio_t.
 
     Args: log_ratio_t, r_t [T, N]; gamma []; mask_t [T, N] bool. Returns: [N]. Raises: ValueError if the shapes differ.
@@ -108,7 +108,7 @@ def weighted_return(log_ratio_t: tf.Tensor, r_t: tf.Tensor, gamma: tf.Tensor, ma
 
 
 @checks.component
-def per_decision_return(log_ratio_t: tf.Tensor, r_t: tf.Tensor, gamma: tf.Tensor, mask_t: tf.Tensor) -> tf.Tensor:
+def per_decision_return(log_ratio_t: tf.Tensor, r_t: tf.Tensor, gamma: checks.Scalar, mask_t: tf.Tensor) -> tf.Tensor:
     """sum_t gamma^{t-1} W_t r_t   (PG-73): the same mean as `weighted_return`, each reward weighed by its own past only.
 
     Args, returns and errors: as for `weighted_return`.
@@ -119,7 +119,7 @@ def per_decision_return(log_ratio_t: tf.Tensor, r_t: tf.Tensor, gamma: tf.Tensor
 
 
 @checks.component
-def full(log_ratio_t: tf.Tensor, r_t: tf.Tensor, gamma: tf.Tensor, mask_t: tf.Tensor) -> tf.Tensor:
+def full(log_ratio_t: tf.Tensor, r_t: tf.Tensor, gamma: checks.Scalar, mask_t: tf.Tensor) -> tf.Tensor:
     """psi_t = W_T R(tau)   (PG-74): the whole product and the whole return, at every step. Exact; one whole episode per column.
 
     Args: log_ratio_t, r_t [T, N]; gamma []; mask_t [T, N] bool. Returns: [T, N]. Raises: ValueError if the shapes differ.

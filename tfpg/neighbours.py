@@ -28,7 +28,7 @@ def deterministic(action: tf.Tensor, q_slope: tf.Tensor) -> tf.Tensor:
 
 
 @checks.component
-def soft_actor(log_prob: tf.Tensor, q: tf.Tensor, temperature: tf.Tensor) -> tf.Tensor:
+def soft_actor(log_prob: tf.Tensor, q: tf.Tensor, temperature: checks.Scalar) -> tf.Tensor:
     """Q(s, a) - kappa log pi(a|s)   (PG-128): to be ascended, in expectation over a ~ pi; at its maximum pi is softmax(Q / kappa).
 
     Both arguments may carry gradients (a reparameterised action reaches Q). Args: log_prob, q [...]; temperature kappa []. Returns: [...].

@@ -23,7 +23,7 @@ def over_trajectories(probability: tf.Tensor, return_i: tf.Tensor) -> tf.Tensor:
 
 
 @checks.component
-def over_marginals(marginal_t: tf.Tensor, reward: tf.Tensor, gamma: tf.Tensor) -> tf.Tensor:
+def over_marginals(marginal_t: tf.Tensor, reward: tf.Tensor, gamma: checks.Scalar) -> tf.Tensor:
     """J = sum_t gamma^{t-1} sum_{s,a} p_theta(s_t = s, a_t = a) r(s, a)   (PG-13).
 
     Differentiated through `processes.state_action_marginals` it gives the exact gradient.
@@ -47,7 +47,7 @@ def monte_carlo(return_i: tf.Tensor) -> Estimate:
 
 
 @checks.component
-def affine(objective: tf.Tensor, scale: tf.Tensor, offset: tf.Tensor) -> tf.Tensor:
+def affine(objective: checks.Scalar, scale: checks.Scalar, offset: checks.Scalar) -> tf.Tensor:
     """J' = c_1 J + c_0   (PG-19): grad J' = c_1 grad J, the same direction only if c_1 > 0 and the opposite one if c_1 < 0."""
     return scale * objective + offset
 

@@ -33,7 +33,7 @@ def expected_log_weight(start: tf.Tensor, transition: tf.Tensor, pi_new_t: tf.Te
 
 
 @checks.component
-def performance_difference(state_new_t: tf.Tensor, pi_new_t: tf.Tensor, advantage_old_t: tf.Tensor, gamma: tf.Tensor) -> tf.Tensor:
+def performance_difference(state_new_t: tf.Tensor, pi_new_t: tf.Tensor, advantage_old_t: tf.Tensor, gamma: checks.Scalar) -> tf.Tensor:
     """J(new) - J(old) = sum_t gamma^{t-1} E_{s_t,a_t~new}[A^old_t(s_t, a_t)]   (PG-82), exactly.
 
     Given the OLD state marginals it is the surrogate's gain, L_old(new) - J(old): the same value and gradient at new = old, wrong by the
@@ -71,7 +71,9 @@ def mixture_log_prob(log_prob_jt: tf.Tensor, mask_t: tf.Tensor) -> tf.Tensor:
 
 
 @checks.component
-def guided_objective(log_prob_t: tf.Tensor, log_prob_jt: tf.Tensor, r_t: tf.Tensor, regulariser: tf.Tensor, mask_t: tf.Tensor) -> tf.Tensor:
+def guided_objective(
+    log_prob_t: tf.Tensor, log_prob_jt: tf.Tensor, r_t: tf.Tensor, regulariser: checks.Scalar, mask_t: tf.Tensor
+) -> tf.Tensor:
     """Phi = sum_t [sum_i w_{i,t} r_{i,t} / Z_t + w_r log Z_t],  w_{i,t} = pi(tau_{i,1:t}) / q(tau_{i,1:t}),  Z_t = sum_i w_{i,t}   (PG-85).
 
     The self-normalised per-decision objective, with a reward for staying where the demonstrations are. No gradient flows into log_prob_jt.

@@ -17,7 +17,7 @@ from tfpg.masks import inside
 
 
 @checks.component
-def discount(gamma: tf.Tensor, terminated_t: tf.Tensor, like: tf.Tensor | None = None) -> tf.Tensor:
+def discount(gamma: checks.Scalar, terminated_t: tf.Tensor, like: tf.Tensor | None = None) -> tf.Tensor:
     """discount_t = gamma (1 - terminated_t).
 
     Args: gamma in [0, 1], per step; terminated_t [T, N] bool; like: any tensor of the type wanted, such as r_t (without it: gamma's).
@@ -28,7 +28,7 @@ def discount(gamma: tf.Tensor, terminated_t: tf.Tensor, like: tf.Tensor | None =
 
 
 @checks.component
-def trace(lambda_: tf.Tensor, terminated_t: tf.Tensor, truncated_t: tf.Tensor, like: tf.Tensor | None = None) -> tf.Tensor:
+def trace(lambda_: checks.Scalar, terminated_t: tf.Tensor, truncated_t: tf.Tensor, like: tf.Tensor | None = None) -> tf.Tensor:
     """lambda_t = lambda (1 - (terminated_t or truncated_t)).
 
     Args: lambda_ in [0, 1]; terminated_t, truncated_t [T, N] bool; like: as for `discount`. Returns: [T, N].
@@ -52,7 +52,7 @@ def scan_back(x_t: tf.Tensor, decay_t: tf.Tensor) -> tf.Tensor:
 
 
 @checks.component
-def total_return(r_t: tf.Tensor, gamma: tf.Tensor, mask_t: tf.Tensor) -> tf.Tensor:
+def total_return(r_t: tf.Tensor, gamma: checks.Scalar, mask_t: tf.Tensor) -> tf.Tensor:
     """R_gamma(tau) = sum_t gamma^{t-1} r_t   (PG-11), one whole episode per column, from its first step.
 
     Args: r_t [T, N] reward; gamma [] in [0, 1]; mask_t [T, N] bool. Returns: [N], in units of reward.
@@ -141,7 +141,7 @@ def lambda_return(
 
 
 @checks.component
-def discount_from_start(psi_t: tf.Tensor, gamma: tf.Tensor, age_t: tf.Tensor) -> tf.Tensor:
+def discount_from_start(psi_t: tf.Tensor, gamma: checks.Scalar, age_t: tf.Tensor) -> tf.Tensor:
     """gamma^{age_t} psi_t   (PG-35 'start', PG-36): the factor that makes sum_t g_t psi_t the gradient of the discounted objective.
 
     It multiplies the finished psi_t, baseline already subtracted. Without it ('togo') the estimate is biased when gamma < 1, and is

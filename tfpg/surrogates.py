@@ -36,7 +36,7 @@ def importance(log_prob_t: tf.Tensor, log_prob_old_t: tf.Tensor, psi_t: tf.Tenso
 
 
 @checks.component
-def clipped(log_prob_t: tf.Tensor, log_prob_old_t: tf.Tensor, psi_t: tf.Tensor, epsilon: tf.Tensor) -> tf.Tensor:
+def clipped(log_prob_t: tf.Tensor, log_prob_old_t: tf.Tensor, psi_t: tf.Tensor, epsilon: checks.Scalar) -> tf.Tensor:
     """min(rho_t sg(psi_t), clip(rho_t, 1 - epsilon, 1 + epsilon) sg(psi_t))   (PG-83): PPO's objective, never above `importance`.
 
     Its gradient is zero exactly where psi > 0 and rho > 1 + epsilon, or psi < 0 and rho < 1 - epsilon: no reward for going further, full
@@ -52,7 +52,7 @@ def clipped(log_prob_t: tf.Tensor, log_prob_old_t: tf.Tensor, psi_t: tf.Tensor, 
 
 
 @checks.component
-def kl_penalised(log_prob_t: tf.Tensor, log_prob_old_t: tf.Tensor, psi_t: tf.Tensor, kl_t: tf.Tensor, penalty: tf.Tensor) -> tf.Tensor:
+def kl_penalised(log_prob_t: tf.Tensor, log_prob_old_t: tf.Tensor, psi_t: tf.Tensor, kl_t: tf.Tensor, penalty: checks.Scalar) -> tf.Tensor:
     """rho_t sg(psi_t) - lambda KL_t   (PG-84): at theta = old the gradient does not depend on lambda, the curvature holds -lambda F.
 
     Args: log_prob_t, log_prob_old_t, psi_t [T, N]; kl_t [T, N], of the old and the new policy at o_t, differentiable; penalty lambda [].

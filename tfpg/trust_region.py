@@ -12,7 +12,7 @@ from tfpg import checks, linalg
 
 
 @checks.component
-def euclidean_step(g: tf.Tensor, epsilon: tf.Tensor) -> tf.Tensor:
+def euclidean_step(g: tf.Tensor, epsilon: checks.Scalar) -> tf.Tensor:
     """argmax_Delta g . Delta subject to |Delta|^2 <= epsilon: sqrt(epsilon) g / |g|   (PG-100); 0 for g = 0.
 
     As a gradient step its alpha is sqrt(epsilon) / |g| = 1 / (2 lambda), lambda = |g| / (2 sqrt(epsilon)) the multiplier of the bound.
@@ -23,7 +23,7 @@ def euclidean_step(g: tf.Tensor, epsilon: tf.Tensor) -> tf.Tensor:
 
 
 @checks.component
-def step_size(dfd: tf.Tensor, epsilon: tf.Tensor) -> tf.Tensor:
+def step_size(dfd: checks.Scalar, epsilon: checks.Scalar) -> tf.Tensor:
     """alpha = sqrt(2 epsilon / d^T F d), so that 1/2 (alpha d)^T F (alpha d) = epsilon   (PG-106, PG-108); 0 where d^T F d is not positive.
 
     For d = F^{-1} g, d^T F d = g^T F^{-1} g = g . d; with damping or few iterations of a solver only d^T F d keeps the bound.
@@ -34,7 +34,7 @@ def step_size(dfd: tf.Tensor, epsilon: tf.Tensor) -> tf.Tensor:
 
 
 @checks.component
-def natural_gradient(g: tf.Tensor, fisher: tf.Tensor, damping: tf.Tensor) -> tf.Tensor:
+def natural_gradient(g: tf.Tensor, fisher: tf.Tensor, damping: checks.Scalar) -> tf.Tensor:
     """(F + eta I)^{-1} grad J   (PG-107), the shortest solution where F is singular, as it is for every softmax table.
 
     Args: g [P]; fisher [P, P]; damping eta []. Returns: [P]. Raises: ValueError if the shapes do not fit.
@@ -44,7 +44,7 @@ def natural_gradient(g: tf.Tensor, fisher: tf.Tensor, damping: tf.Tensor) -> tf.
 
 
 @checks.component
-def natural_step(g: tf.Tensor, fisher: tf.Tensor, epsilon: tf.Tensor) -> tf.Tensor:
+def natural_step(g: tf.Tensor, fisher: tf.Tensor, epsilon: checks.Scalar) -> tf.Tensor:
     """argmax_Delta g . Delta subject to 1/2 Delta^T F Delta <= epsilon: sqrt(2 epsilon / g^T F^{-1} g) F^{-1} g   (PG-106).
 
     With the bound on Delta^T F Delta instead it is shorter by sqrt(2). Args: g [P], in the range of F; fisher [P, P]; epsilon [].

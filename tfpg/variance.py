@@ -33,9 +33,10 @@ def exact(probability: tf.Tensor, score_i: tf.Tensor, return_i: tf.Tensor, b: tf
 def sampled(score_i: tf.Tensor, return_i: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
     """1/(N-1) sum_i (g_i (R_i - b) - mean)^2   (PG-44): the unbiased estimate of `exact`, for a b that is no function of the sample.
 
-    Args: score_i [N, P]; return_i [N], N > 1; b [] or [P]. Returns: [P]. Raises: ValueError if the shapes do not fit.
+    Args: score_i [N, P]; return_i [N], N > 1; b [] or [P]. Returns: [P]. Raises: ValueError for N = 1, or if the shapes do not fit.
     """
     checks.axes(score_i=(score_i, "N P"), return_i=(return_i, "N"), **_axes(b))
+    checks.several(return_i=return_i)
     sample = score_i * (return_i[:, None] - b)
     deviation = sample - tf.reduce_mean(sample, axis=0)
     return tf.reduce_sum(deviation**2, axis=0) / tf.cast(tf.shape(return_i)[0] - 1, return_i.dtype)
@@ -43,7 +44,7 @@ def sampled(score_i: tf.Tensor, return_i: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
 
 @checks.component
 def baseline_slope(probability: tf.Tensor, score_i: tf.Tensor, return_i: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
-    """dVar/db = -2 E[g^2 R] + 2 b E[g^2]   (PG-45), per parameter: zero at the optimal baseline.
+    """dVar/db = -2 E[g^2 R] + 2 b E[g^2]   (PG-45), per parameter, for scores of mean zero: zero at the optimal baseline.
 
     Args: as for `exact`. Returns: [P]. Raises: ValueError if the shapes do not fit.
     """
@@ -53,10 +54,10 @@ def baseline_slope(probability: tf.Tensor, score_i: tf.Tensor, return_i: tf.Tens
 
 
 @checks.component
-def offset_trace(probability: tf.Tensor, score_i: tf.Tensor, return_i: tf.Tensor, offset: tf.Tensor) -> tf.Tensor:
+def offset_trace(probability: tf.Tensor, score_i: tf.Tensor, return_i: tf.Tensor, offset: checks.Scalar) -> tf.Tensor:
     """tr Var(c) = tr Var(0) + 2 c E[|g|^2 R] + c^2 E[|g|^2]   (PG-38): what adding c to every return does to the variance.
 
-    The mean does not change. Scaling the returns by c multiplies mean and standard deviation alike, so that signal to noise stays.
+    For scores of mean zero; the mean then stays. Scaling the returns by c scales mean and deviation alike, and signal to noise stays.
     Args: probability [K]; score_i [K, P]; return_i [K]; offset []. Returns: []. Raises: ValueError if the shapes do not fit.
     """
     square = tf.reduce_sum(score_i**2, axis=1)

@@ -52,6 +52,11 @@ def flags(rng, shape):
     return rng.uniform(size=shape) < 0.25
 
 
+def seldom(rng, shape):
+    """Flags that leave some column whole."""
+    return flags(rng, shape) & (np.arange(shape[1]) > 0)
+
+
 def ages(rng, shape):
     return (np.arange(shape[0])[:, None] + rng.integers(0, 3, size=shape[1])).astype(np.int32)
 

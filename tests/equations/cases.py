@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import tensorflow as tf
-from arguments import ARGUMENTS, SIZES, fraction, normal, simplex, sparse
+from arguments import ARGUMENTS, SIZES, count, fraction, normal, seldom, simplex, sparse
 from test_house import FLOORS
 
 from tfpg import checks, psi
@@ -268,6 +268,7 @@ def discover():
 
 COMPONENTS = discover()
 CASES |= {f"psi.{name}": Case("T N", idle=CUT) for name in PSI}
+CASES["psi.n_step"] = Case("T N", idle=CUT, draw={"n": count(2), "terminated_t": seldom, "truncated_t": seldom})
 CASES["psi.reward_to_go"] = Case("T N", idle={a: lambda given, b=b: given[b] | last(given) for a, b in (FLAGS, FLAGS[::-1])})
 
 

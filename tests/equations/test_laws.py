@@ -1,5 +1,6 @@
 """Laws that every component obeys, asserted over all of them: see `cases`."""
 
+import inspect
 import itertools
 
 import numpy as np
@@ -7,6 +8,8 @@ import pytest
 import tensorflow as tf
 from arguments import SIZES
 from cases import CASES, COMPONENTS, arguments_of, axes_of, is_float, padded, padding, program, result_axes, tensors, values
+
+from tfpg import checks
 
 # The equations of all components.
 # fmt: off
@@ -143,6 +146,33 @@ def test_wrong_shapes_are_refused_by_name(name):
             assert "axes" in message or any(other in message for other in others), key
 
 
+def annotations(name):
+    """What the signature of a component says of each argument."""
+    return {key: parameter.annotation for key, parameter in inspect.signature(COMPONENTS[name]).parameters.items()}
+
+
+@pytest.mark.parametrize("name", [name for name in COMPONENTS if checks.Scalar in annotations(name).values()])
+def test_an_array_in_the_place_of_a_number_is_refused(name):
+    given = tensors(arguments_of(name))
+    for key in [key for key, annotation in annotations(name).items() if annotation is checks.Scalar]:
+        with pytest.raises(ValueError, match=rf"^{key} has shape \(2,\): a single number is needed"):
+            COMPONENTS[name](**{**given, key: tf.fill([2], given[key])})
+
+
+def test_single_numbers_are_declared_as_such():
+    plain = [(name, key) for name in CASES for key, axes in axes_of(name).items() if not axes and annotations(name)[key] is tf.Tensor]
+    assert not [pair for pair in plain if not pair[0].startswith("psi.")]
+
+
+NEEDS_TWO = ("baselines.leave_one_out", "baselines.optimal_leave_one_out", "variance.sampled")
+
+
+@pytest.mark.parametrize("name", NEEDS_TWO)
+def test_a_single_sample_is_refused_where_others_are_needed(name):
+    with pytest.raises(ValueError, match=r"^return_i has shape \(1,\): at least two samples are needed"):
+        COMPONENTS[name](**tensors(arguments_of(name, {**SIZES, "N": 1, "K": 1})))
+
+
 MASKED = [name for name in CASES if padding(name, arguments_of(name)) is not None]
 
 
@@ -165,7 +195,7 @@ WITHOUT_DATA = ("surrogates.weights", "baselines.every_step")
 
 
 # A mean without the only number it is the mean of, a deviation from one number, and seven coefficients from one step.
-NEED_MORE = ("baselines.leave_one_out", "objectives.monte_carlo", "variance.sampled", "models.linear_model")
+NEED_MORE = (*NEEDS_TWO, "objectives.monte_carlo", "models.linear_model")
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if name not in NEED_MORE])
