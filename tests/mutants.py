@@ -4,19 +4,24 @@ Cosmic Ray writes the mutants of a module. Each runs in a child forked from this
 it (its threads start with the first operation), so a mutant costs its tests and not their imports. The child imports the mutated text
 through a hook; files are read from a copy of the tree, and nothing is written but --out. An interrupted run goes on where it stopped.
 
-A mutant meets the tests that bear its module's name, then, if it lives, those of floors 1 and 2 that import the module, file by file, and
-only files that run its function. The tests that killed its neighbours go first, then the quick ones: most die in a fraction of a second.
+Without a mutation, each file of tests runs once, to see which functions it runs. A mutant then meets the files that bear its module's name,
+and the other files that run its function, as long as they take no more than SPARE seconds together. Where tests have a case for every
+component, only those of its module count, and tests under XLA wait for --thorough, which judges the survivors again: the same line runs
+in plain Python. The tests that killed its neighbours go first, then the quick ones: most die in a fraction of a second.
 tests/equivalent_mutants.toml excuses mutants that no test can kill.
 """
 
 import argparse
 import contextlib
+import functools
 import gc
 import hashlib
 import importlib
+import itertools
 import json
 import math
 import os
+import re
 import resource
 import shutil
 import signal
@@ -29,7 +34,7 @@ from multiprocessing import Pipe
 from multiprocessing.connection import wait
 from pathlib import Path
 
-from mutations import floors, mutants, relevant
+from mutations import candidates, floors, mutants, needs
 
 try:
     import tomllib
@@ -39,26 +44,32 @@ except ImportError:  # Python 3.10, where pytest brings it
 ROOT = Path(__file__).parents[1]
 EQUIVALENT = Path("tests/equivalent_mutants.toml")
 ENOUGH = 0.97
+SPARE = 30
 MEMORY = 12 * 2**30
 # 'import' is a kill without merit: the module, or a file of tests, cannot be imported. 'crash' is a signal.
 COLUMNS = ("mutants", "killed", "import", "timeout", "crash", "survived", "equivalent", "seconds")
 
 
-def fingerprint(module, tests):
-    """Of all that a module's results depend on, apart from the modules it imports."""
-    helpers = [path for path in Path("tests").rglob("*.py") if not path.name.startswith(("test_", "mutants", "mutations"))]
-    files = [Path(f"tfpg/{module}.py"), *map(Path, tests), *sorted(helpers)]
-    return hashlib.sha256(b"\0".join(str(path).encode() + b"\0" + path.read_bytes() for path in files)).hexdigest()
+def digest(*paths):
+    return hashlib.sha256(b"\0".join(str(path).encode() + b"\0" + Path(path).read_bytes() for path in paths)).hexdigest()
 
 
 class Watch:
     """The child's plugin: likely killers first, and a record of what failed and how long each test took."""
 
-    def __init__(self, killers, seconds):
+    def __init__(self, killers=(), seconds=None, module="", thorough=True):
         self.rank = {test: i - len(killers) for i, test in enumerate(killers)}
-        self.known, self.seconds, self.failed = seconds, {}, []
+        self.known, self.seconds, self.failed = seconds or {}, {}, []
+        self.module, self.thorough = module, thorough
+
+    def counts(self, item):
+        given = item.callspec.params if hasattr(item, "callspec") else {}
+        component = given.get("name", "")
+        foreign = self.module and isinstance(component, str) and "." in component and not component.startswith(f"{self.module}.")
+        return not foreign and (self.thorough or given.get("mode") != "xla")
 
     def pytest_collection_modifyitems(self, items):
+        items[:] = filter(self.counts, items)
         items.sort(key=lambda item: self.rank.get(item.nodeid, self.known.get(item.nodeid, 0)))
 
     def pytest_runtest_logreport(self, report):
@@ -95,7 +106,8 @@ def judge(module, text, files, watch, limits):
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
-    sys.meta_path.insert(0, Mutated(module, text))
+    if module:
+        sys.meta_path.insert(0, Mutated(module, text))
     options = ["-x", "-q", "-p", "no:cacheprovider", "--assert=plain", "--tb=no", "--hypothesis-profile=mutants"]
     for file, limit in zip(files, limits, strict=True):
         signal.alarm(math.ceil(limit))
@@ -105,12 +117,18 @@ def judge(module, text, files, watch, limits):
     return "survived"
 
 
-def listen(module, *rest):
-    """In a child: the judgement, and the names of the module's functions that ran."""
-    ran = set()
-    end = f"tfpg/{module}.py"
-    sys.settrace(lambda frame, *_: ran.add(frame.f_code.co_name) if frame.f_code.co_filename.endswith(end) else None)
-    return judge(module, *rest), ran
+def listen(*task):
+    """In a child: the judgement, and the functions of each module that ran."""
+    ran, home = {}, str(Path("tfpg").resolve())
+    here = {str(path): path.stem for path in Path(home).glob("*.py")}
+
+    def note(frame, *_):
+        name = here.get(frame.f_code.co_filename)
+        if name:
+            ran.setdefault(name, set()).add(frame.f_code.co_name)
+
+    sys.settrace(note)
+    return judge(*task), ran
 
 
 class Child:
@@ -169,21 +187,38 @@ def warm():
 
 
 class Run:
-    """The results so far, kept in a file: {module: {'fingerprint', 'mutants': {name: {'outcome', 'test', ...}}}}."""
+    """The results so far, kept in a file: {'files': what each file of tests runs, 'modules': {module: {name of mutant: result}}}.
 
-    def __init__(self, out, found, tests):
-        self.out, self.found, self.tests, self.broken = out, found, tests, []
-        self.state = json.loads(out.read_text()) if out.exists() else {}
+    They hold as long as the module, and for a kill the file of the test that killed, is as it was.
+    """
+
+    def __init__(self, out, found, thorough):
+        self.out, self.found, self.thorough, self.broken = out, found, thorough, []
+        self.state = json.loads(out.read_text()) if out.exists() else {"files": {}, "modules": {}}
+        self.marks = {file: digest(file, *needs(file)) for file in candidates()}
+        changed = [file for file, mark in self.marks.items() if self.state["files"].get(file, {}).get("mark") != mark]
+        self.state["files"] = {file: known for file, known in self.state["files"].items() if file in self.marks and file not in changed}
         for module in found:
-            mark = fingerprint(module, tests[module])
-            if self.state.get(module, {}).get("fingerprint") != mark:
-                self.state[module] = {"fingerprint": mark, "mutants": {}}
+            source, old = digest(f"tfpg/{module}.py"), self.state["modules"].get(module, {})
+            known = old.get("mutants", {}) if old.get("source") == source else {}
+            kept = {name: result for name, result in known.items() if self.holds(result, changed)}
+            self.state["modules"][module] = {"source": source, "mutants": kept}
         self.saved = self.begun = time.monotonic()
         self.before = len(self.results())
 
+    def holds(self, result, changed):
+        """A survivor is judged again when any tests changed, or more thoroughly; a kill when its own did."""
+        if result["outcome"] == "survived":
+            return not changed and result["thorough"] >= self.thorough
+        return not result["test"] or result["test"][0].split("::")[0] in self.marks.keys() - set(changed)
+
     def results(self):
         """(module, mutant, result) of every mutant that has been judged."""
-        known = ((module, mutant, self.state[module]["mutants"].get(mutant.name)) for module in self.found for mutant in self.found[module])
+        known = (
+            (module, mutant, self.state["modules"][module]["mutants"].get(mutant.name))
+            for module in self.found
+            for mutant in self.found[module]
+        )
         return [(module, mutant, result) for module, mutant, result in known if result]
 
     def save(self, last=False):
@@ -198,52 +233,69 @@ class Run:
             left = (self.saved - self.begun) / max(len(results) - self.before, 1) * (total - len(results)) / 60
             print(f"{len(results)}/{total} mutants, {len(results) - lived} killed, {lived} alive, {left:.0f} min left", flush=True)
 
-    def listen(self, module, source):
-        """Without a mutation: the functions that ran in each file of tests, and the seconds of each test. Files that fail are left out."""
-        functions, known = {}, {}
-        for file in self.tests[module]:
-            told, failed, seconds = Child(None, listen, module, source, [file], Watch([], {}), [1800]).result()
-            if told[0] == "survived":
-                functions[file] = told[1] if seconds else set()
-                known |= seconds
-            else:
-                self.broken += failed or [f"{file} ({told})"]
-        return functions, known
-
-    def module(self, module, workers):
-        """Judges what is left of a module."""
-        results, running, killers = self.state[module]["mutants"], {}, {}
-        todo = [mutant for mutant in self.found[module] if mutant.name not in results]
-        source = Path(f"tfpg/{module}.py").read_text()
-        functions, known = self.listen(module, source) if todo else ({}, {})
+    def pool(self, tasks, workers):
+        """Runs children, so many at a time: an iterator of functions that start one -> each child with its result."""
+        running, tasks = {}, iter(tasks)
         try:
-            while todo or running:
-                while todo and len(running) < workers:
-                    mutant = todo.pop(0)
-                    likely = killers.setdefault(mutant.function, [])
-                    files = [file for file, ran in functions.items() if (mutant.function or "<module>") in ran]
-                    files.sort(key=lambda file: -any(test.startswith(file) for test in likely[:1]))
-                    limits = [10 + 5 * sum(known[test] for test in known if test.startswith(file)) for file in files]
-                    child = Child(mutant, judge, module, mutant.text, files, Watch(likely, known), limits)
+            while True:
+                for start in itertools.islice(tasks, workers - len(running)):
+                    child = start()
                     running[child.pipe] = child
+                if not running:
+                    return
                 for pipe in wait(list(running)):
                     child = running.pop(pipe)
-                    outcome, failed, _ = child.result()
-                    mutant, seconds = child.mutant, round(time.monotonic() - child.begun, 2)
-                    results[mutant.name] = {
-                        "outcome": outcome,
-                        "seconds": seconds,
-                        "test": failed[:1],
-                        "files": len(child.files),
-                        "diff": mutant.diff,
-                    }
-                    if outcome == "killed":
-                        likely = killers[mutant.function]
-                        likely[:] = failed[:1] + [test for test in likely if test not in failed]
-                    self.save()
+                    yield child, child.result()
         finally:
             for child in running.values():
                 child.kill()
+
+    def listen(self, workers):
+        """Without a mutation: the functions that each file of tests runs, and the seconds of each test. Files that fail are left out."""
+        new = [file for file in self.marks if file not in self.state["files"]]
+        tasks = (functools.partial(Child, file, listen, "", "", [file], Watch(), [1800]) for file in new)
+        for child, (told, failed, seconds) in self.pool(tasks, workers):
+            if told[0] == "survived":
+                ran = {module: sorted(names) for module, names in told[1].items()}
+                self.state["files"][child.mutant] = {"mark": self.marks[child.mutant], "ran": ran, "seconds": seconds}
+            else:
+                self.broken += failed or [f"{child.mutant} ({told})"]
+
+    def files(self, module, function):
+        """The files of tests that run a function: those named after its module, then quick ones; with the seconds each takes."""
+        cost = {
+            file: sum(known["seconds"].values())
+            for file, known in self.state["files"].items()
+            if (function or "<module>") in known["ran"].get(module, ())
+        }
+        own = [file for file in cost if re.fullmatch(rf"test_{module}(_\w+)?|test_laws", Path(file).stem)]
+        spare, others = math.inf if self.thorough else SPARE, []
+        for file in sorted(cost.keys() - set(own), key=cost.get):
+            spare -= cost[file]
+            others += [file] * (spare > 0)
+        return {file: cost[file] for file in [*own, *others]}
+
+    def module(self, module, workers):
+        """Judges what is left of a module."""
+        results, killers = self.state["modules"][module]["mutants"], {}
+        seconds = {test: x for known in self.state["files"].values() for test, x in known["seconds"].items()}
+
+        def start(mutant):
+            likely = killers.setdefault(mutant.function, [])
+            cost = self.files(module, mutant.function)
+            files = sorted(cost, key=lambda file: not any(test.startswith(file) for test in likely[:1]))
+            watch = Watch(likely, seconds, module, self.thorough)
+            return Child(mutant, judge, module, mutant.text, files, watch, [10 + 5 * cost[file] for file in files])
+
+        todo = [mutant for mutant in self.found[module] if mutant.name not in results]
+        for child, (outcome, failed, _) in self.pool((functools.partial(start, mutant) for mutant in todo), workers):
+            took = round(time.monotonic() - child.begun, 2)
+            told = {"outcome": outcome, "seconds": took, "test": failed[:1], "files": len(child.files), "thorough": self.thorough}
+            results[child.mutant.name] = told
+            if outcome == "killed":
+                likely = killers[child.mutant.function]
+                likely[:] = failed[:1] + [test for test in likely if test not in failed]
+            self.save()
 
 
 def report(run):
@@ -277,6 +329,7 @@ def main():
     parser.add_argument("--module", action="append", help="one module of floor 1 or 2, may be given again; all if left out")
     parser.add_argument("--out", type=Path, default=ROOT / "build/mutants.json", help="where results are kept")
     parser.add_argument("--workers", type=int, default=2, help="mutants at a time")
+    parser.add_argument("--thorough", action="store_true", help="judge survivors by all tests that run their function, under XLA too")
     given = parser.parse_args()
     out = given.out.resolve()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -288,11 +341,11 @@ def main():
         shutil.copy(ROOT / "pyproject.toml", tree)
         os.chdir(tree)
         sys.path[0] = str(tree)
-        names = floors()
-        modules = given.module or names
-        run = Run(out, {module: list(mutants(Path(f"tfpg/{module}.py"))) for module in modules}, {m: relevant(m, names) for m in modules})
+        modules = given.module or floors()
+        run = Run(out, {module: list(mutants(Path(f"tfpg/{module}.py"))) for module in modules}, given.thorough)
         warm()
         try:
+            run.listen(given.workers)
             for module in modules:
                 run.module(module, given.workers)
         finally:
