@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from tfpg import checks, processes
+from tfpg import checks, linalg, processes
 
 
 class Values(NamedTuple):
@@ -74,7 +74,7 @@ def finite_values(reward: tf.Tensor, transition: tf.Tensor, pi_t: tf.Tensor, gam
         q = backup(reward, transition, gamma, later.v)
         return Values(q, expected_value(q, pi))
 
-    return tf.scan(back, pi_t, Values(tf.zeros_like(reward), tf.zeros_like(reward[:, 0])), reverse=True)
+    return tf.scan(back, pi_t, Values(tf.zeros_like(reward), tf.zeros(tf.shape(reward)[:1], reward.dtype)), reverse=True)
 
 
 @checks.component
@@ -86,8 +86,7 @@ def discounted_values(reward: tf.Tensor, transition: tf.Tensor, pi: tf.Tensor, g
     """
     checks.same_shape(reward=reward, pi=pi)
     chain = processes.state_chain(pi, transition)
-    system = tf.eye(tf.shape(chain)[0], dtype=chain.dtype) - gamma * tf.transpose(chain)
-    v = tf.linalg.solve(system, expected_value(reward, pi)[:, None])[:, 0]
+    v = linalg.solve(linalg.identity(chain) - gamma * tf.transpose(chain), expected_value(reward, pi))
     return Values(backup(reward, transition, gamma, v), v)
 
 
@@ -99,7 +98,7 @@ def discounted_visitation(start: tf.Tensor, transition: tf.Tensor, pi: tf.Tensor
     """
     checks.axes(start=(start, "S"), transition=(transition, "S A S"), pi=(pi, "S A"))
     chain = processes.state_chain(pi, transition)
-    return tf.linalg.solve(tf.eye(tf.shape(chain)[0], dtype=chain.dtype) - gamma * chain, start[:, None])[:, 0]
+    return linalg.solve(linalg.identity(chain) - gamma * chain, start)
 
 
 @checks.component
@@ -113,9 +112,8 @@ def average_values(reward: tf.Tensor, transition: tf.Tensor, pi: tf.Tensor) -> D
     chain = processes.state_chain(pi, transition)
     mu, unique = processes.stationary(chain)
     eta = processes.average_reward(mu[:, None] * pi, reward)
-    system = tf.eye(tf.shape(chain)[0], dtype=chain.dtype) - tf.transpose(chain) + mu[None, :]
-    solvable = tf.where(unique, system, tf.eye(tf.shape(chain)[0], dtype=chain.dtype))
-    h = tf.linalg.solve(solvable, (expected_value(reward, pi) - eta)[:, None])[:, 0]
+    system = linalg.identity(chain) - tf.transpose(chain) + mu[None, :]
+    h = linalg.solve(tf.where(unique, system, linalg.identity(chain)), expected_value(reward, pi) - eta)
     return Differential(eta, h, backup(reward, transition, 1.0, h) - eta)
 
 
@@ -166,7 +164,7 @@ def optimal_values(reward: tf.Tensor, transition: tf.Tensor, gamma: checks.Scala
         q = backup(reward, transition, gamma, later.v)
         return Values(q, tf.reduce_max(q, axis=-1))
 
-    return tf.scan(back, tf.range(horizon), Values(tf.zeros_like(reward), tf.zeros_like(reward[:, 0])), reverse=True)
+    return tf.scan(back, tf.range(horizon), Values(tf.zeros_like(reward), tf.zeros(tf.shape(reward)[:1], reward.dtype)), reverse=True)
 
 
 @checks.component
@@ -180,11 +178,12 @@ def policy_iteration(reward: tf.Tensor, transition: tf.Tensor, pi: tf.Tensor, ga
     tolerance = 1e4 * float(np.finfo(reward.dtype.as_numpy_dtype).eps)
 
     def unfinished(_: tf.Tensor, values: Values, k: tf.Tensor) -> tf.Tensor:
-        return tf.reduce_any(tf.reduce_max(values.q, axis=-1) > values.v + tolerance * (1 + tf.abs(values.v)))
+        gain = tf.reduce_max(tf.reduce_max(values.q, axis=-1) - values.v)
+        return gain > tolerance * tf.reduce_max(tf.abs(values.q))
 
     def improve(_: tf.Tensor, values: Values, k: tf.Tensor) -> tuple[tf.Tensor, Values, tf.Tensor]:
         better = greedy(values.q)
         return better, discounted_values(reward, transition, better, gamma), k + 1
 
     start = (pi, discounted_values(reward, transition, pi, gamma), tf.constant(0))
-    return Improvement(*tf.while_loop(unfinished, improve, start, maximum_iterations=1000))
+    return Improvement(*tf.while_loop(unfinished, improve, start))

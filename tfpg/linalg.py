@@ -48,6 +48,16 @@ def conjugate_gradient(matvec: Callable[[Nest], Nest], b: Nest, iterations: int,
     return tf.nest.map_structure(tf.stop_gradient, Solution(x, tf.sqrt(rr / safe), k))
 
 
+def identity(matrix: tf.Tensor) -> tf.Tensor:
+    """I, like a square matrix [P, P]."""
+    return tf.eye(tf.shape(matrix)[0], dtype=matrix.dtype)
+
+
+def solve(matrix: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
+    """A^{-1} b for a regular A, by elimination. Args: matrix [P, P]; b [P]. Returns: [P]."""
+    return tf.squeeze(tf.linalg.solve(matrix, b[:, None]), axis=1)
+
+
 @checks.component
 def shortest_solution(matrix: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
     """A^+ b for symmetric A   (PG-107): the shortest of the vectors that solve A x = b best. A may be singular.

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from tfpg import checks
+from tfpg import checks, linalg
 from tfpg.masks import inside
 
 
@@ -113,12 +113,9 @@ def stationary(chain: tf.Tensor) -> Stationary:
     Args: chain [S, S] column-stochastic. Returns: Stationary(mu [S], unique []). Raises: ValueError if the chain is not square.
     """
     checks.axes(chain=(chain, "S S"))
-    one = tf.ones_like(chain[:1])
-    q, r = tf.linalg.qr(tf.concat([chain - tf.eye(tf.shape(chain)[0], dtype=chain.dtype), one], axis=0))
-    pivots = tf.abs(tf.linalg.diag_part(r))
-    tolerance = 100 * float(np.finfo(chain.dtype.as_numpy_dtype).eps) * tf.cast(tf.shape(chain)[0], chain.dtype)
-    unique = tf.reduce_min(pivots) > tolerance
-    mu = tf.linalg.triangular_solve(r, q[-1][:, None], lower=False)[:, 0]
+    q, r = tf.linalg.qr(tf.concat([chain - linalg.identity(chain), tf.ones_like(chain[:1])], axis=0))
+    unique = tf.reduce_min(tf.abs(tf.linalg.diag_part(r))) > 1e3 * float(np.finfo(chain.dtype.as_numpy_dtype).eps)
+    mu = tf.squeeze(tf.linalg.triangular_solve(r, q[-1][:, None], lower=False), axis=1)
     return Stationary(tf.where(unique, mu, tf.constant(np.nan, chain.dtype)), unique)
 
 

@@ -40,7 +40,7 @@ def natural_gradient(g: tf.Tensor, fisher: tf.Tensor, damping: checks.Scalar) ->
     Args: g [P]; fisher [P, P]; damping eta []. Returns: [P]. Raises: ValueError if the shapes do not fit.
     """
     checks.axes(g=(g, "P"), fisher=(fisher, "P P"))
-    return linalg.shortest_solution(fisher + damping * tf.eye(tf.shape(g)[0], dtype=g.dtype), g)
+    return linalg.shortest_solution(fisher + damping * linalg.identity(fisher), g)
 
 
 @checks.component

@@ -62,7 +62,7 @@ def weighed(score_t, psi_t, w_t):
 # w_t is listed for its value alone: where it is zero, nothing is read, which is no derivative.
 DEFINITIONS = {
     "trajectory_score": (total_scores, pick("score_t", "mask_t")),
-    "policy_gradient": (weighed, {**pick("score_t", "psi_t"), "w_t": np.abs(arguments()["psi_t"][::-1])}),
+    "policy_gradient": (weighed, {**pick("score_t", "psi_t"), "w_t": arguments()["psi_t"][::-1]}),
     "reinforce": (lambda **given: reinforce_sum(**given) / N, pick("score_t", "r_t", "gamma", "mask_t")),
     "reinforce_sum": (reinforce_sum, pick("score_t", "r_t", "gamma", "mask_t")),
 }
