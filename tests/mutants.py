@@ -34,7 +34,7 @@ from multiprocessing import Pipe
 from multiprocessing.connection import wait
 from pathlib import Path
 
-from mutations import candidates, floors, mutants, needs
+from mutations import candidates, floors, meaning, mutants, needs
 
 try:
     import tomllib
@@ -199,7 +199,8 @@ class Run:
         changed = [file for file, mark in self.marks.items() if self.state["files"].get(file, {}).get("mark") != mark]
         self.state["files"] = {file: known for file, known in self.state["files"].items() if file in self.marks and file not in changed}
         for module in found:
-            source, old = digest(f"tfpg/{module}.py"), self.state["modules"].get(module, {})
+            text, old = Path(f"tfpg/{module}.py").read_text(), self.state["modules"].get(module, {})
+            source = hashlib.sha256(meaning(text).encode()).hexdigest()
             known = old.get("mutants", {}) if old.get("source") == source else {}
             kept = {name: result for name, result in known.items() if self.holds(result, changed)}
             self.state["modules"][module] = {"source": source, "mutants": kept}

@@ -144,9 +144,10 @@ def standardise(psi_t: tf.Tensor, mask_t: tf.Tensor, floor: checks.Scalar) -> tf
 
 @checks.component
 def optimal(probability: tf.Tensor, score_i: tf.Tensor, return_i: tf.Tensor) -> tf.Tensor:
-    """b* = E[|g|^2 R] / E[|g|^2]   (PG-46): the number that minimises the trace of the variance; 0 where every score is 0.
+    """b* = E[|g|^2 R] / E[|g|^2]   (PG-46): for scores of mean zero, the number that minimises the trace of the variance.
 
-    A mean of returns weighed by squared scores. Estimated from the batch it is subtracted from, it is biased as `mean` is: use
+    A mean of returns weighed by squared scores; 0 where every score is 0. Of samples, whose scores have some mean, it minimises the second
+    moment. Estimated from the batch it is subtracted from, it is biased as `mean` is: use
     `optimal_leave_one_out`.
     Args: probability [K] (1/N for samples); score_i [K, P]; return_i [K]. Returns: []. Raises: ValueError if the shapes do not fit.
     Reference: Greensmith, Bartlett and Baxter 2004; Weaver and Tao 2001.
@@ -158,7 +159,7 @@ def optimal(probability: tf.Tensor, score_i: tf.Tensor, return_i: tf.Tensor) -> 
 
 @checks.component
 def optimal_per_parameter(probability: tf.Tensor, score_i: tf.Tensor, return_i: tf.Tensor) -> tf.Tensor:
-    """b*_p = E[g_p^2 R] / E[g_p^2]   (PG-47): one baseline per component of the gradient, each minimal for its own variance.
+    """b*_p = E[g_p^2 R] / E[g_p^2]   (PG-47): one baseline per component, each minimal for its variance (scores of mean zero).
 
     0 where a component of the score is always 0. Args: as for `optimal`. Returns: [P]. Raises: ValueError if the shapes do not fit.
     Reference: Peters and Schaal 2008.
@@ -172,7 +173,8 @@ def optimal_per_parameter(probability: tf.Tensor, score_i: tf.Tensor, return_i: 
 def optimal_per_time(probability: tf.Tensor, score_t: tf.Tensor, return_t: tf.Tensor) -> tf.Tensor:
     """b*_t = E[g_t . sum_u g_u Q_u] / E[|g_t|^2]   (PG-50): the numbers b_t that together minimise the trace of the variance.
 
-    The other steps stay in the numerator: E[|g_t|^2 Q_t] / E[|g_t|^2] is not the minimiser. 0 where every score of a step is 0.
+    For scores that are uncorrelated in time, as they are in expectation. The other steps stay in the numerator: E[|g_t|^2 Q_t] / E[|g_t|^2]
+    is not the minimiser. 0 where every score of a step is 0.
     Args: probability [N]; score_t [T, N, P] and return_t [T, N], zero on padding. Returns: [T]. Raises: ValueError likewise.
     """
     checks.axes(probability=(probability, "N"), score_t=(score_t, "T N P"), return_t=(return_t, "T N"))

@@ -103,10 +103,11 @@ def discounted_visitation(start: tf.Tensor, transition: tf.Tensor, pi: tf.Tensor
 
 @checks.component
 def average_values(reward: tf.Tensor, transition: tf.Tensor, pi: tf.Tensor) -> Differential:
-    """(I - P_pi + 1 mu^T) h = r_pi - eta,  eta = mu . r_pi,  Q = r - eta + P h   (PG-133).
+    """(I - P_pi + 1 mu^T) h = r_pi - eta,  eta = mu . r_pi,  Q = r - eta + P h   (PG-133), mu the stationary distribution.
 
-    NaN where the stationary distribution is not unique. Args: reward [S, A]; transition [S, A, S]; pi [S, A].
-    Returns: Differential(eta [], h [S], q [S, A]). Raises: ValueError if the shapes do not fit.
+    Of the values h, which are known up to a constant, these have mu . h = 0. NaN where mu is not unique (`processes.stationary`).
+    Args: reward [S, A]; transition [S, A, S]; pi [S, A]. Returns: Differential(eta [], reward per step; h [S] and q [S, A], in units of
+    reward). Raises: ValueError if the shapes do not fit.
     """
     checks.same_shape(reward=reward, pi=pi)
     chain = processes.state_chain(pi, transition)
@@ -171,19 +172,18 @@ def optimal_values(reward: tf.Tensor, transition: tf.Tensor, gamma: checks.Scala
 def policy_iteration(reward: tf.Tensor, transition: tf.Tensor, pi: tf.Tensor, gamma: checks.Scalar) -> Improvement:
     """pi <- greedy(Q^pi) until no action is better   (PG-130), for ever and discounted: V rises in every state, at every round.
 
-    An action replaces the policy's own only if it is better by more than round-off, so equal actions do not make it go round in circles.
-    Args: reward [S, A]; transition [S, A, S]; pi [S, A], where to start; gamma [] below one.
+    In each state the policy stays as it is, random or not, unless some action is better by more than round-off: equal actions do not
+    make it go round in circles. Args: reward [S, A]; transition [S, A, S]; pi [S, A], where to start; gamma [] below one.
     Returns: Improvement(pi [S, A], Values(q, v), rounds []). Raises: ValueError if the shapes do not fit.
     """
     tolerance = 1e4 * float(np.finfo(reward.dtype.as_numpy_dtype).eps)
 
-    def unfinished(_: tf.Tensor, values: Values, k: tf.Tensor) -> tf.Tensor:
-        gain = tf.reduce_max(tf.reduce_max(values.q, axis=-1) - values.v)
-        return gain > tolerance * tf.reduce_max(tf.abs(values.q))
+    def better(values: Values) -> tf.Tensor:
+        return tf.reduce_max(values.q, axis=-1) - values.v > tolerance * tf.reduce_max(tf.abs(values.q))
 
-    def improve(_: tf.Tensor, values: Values, k: tf.Tensor) -> tuple[tf.Tensor, Values, tf.Tensor]:
-        better = greedy(values.q)
-        return better, discounted_values(reward, transition, better, gamma), k + 1
+    def improve(pi: tf.Tensor, values: Values, k: tf.Tensor) -> tuple[tf.Tensor, Values, tf.Tensor]:
+        pi = tf.where(better(values)[:, None], greedy(values.q), pi)
+        return pi, discounted_values(reward, transition, pi, gamma), k + 1
 
     start = (pi, discounted_values(reward, transition, pi, gamma), tf.constant(0))
-    return Improvement(*tf.while_loop(unfinished, improve, start))
+    return Improvement(*tf.while_loop(lambda _, values, k: tf.reduce_any(better(values)), improve, start))

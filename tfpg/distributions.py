@@ -134,8 +134,8 @@ def gaussian_score_covariance(loc: tf.Tensor, scale_tril: tf.Tensor, action: tf.
     Args and errors: as for `gaussian_log_prob`. Returns: [..., A, A].
     """
     slope = gaussian_score_loc(loc, scale_tril, action)
-    eye = tf.eye(tf.shape(loc)[-1], batch_shape=tf.shape(loc)[:-1], dtype=loc.dtype)
-    return 0.5 * (slope[..., :, None] * slope[..., None, :] - tf.linalg.cholesky_solve(scale_tril, eye))
+    precision = tf.linalg.cholesky_solve(scale_tril, tf.eye(tf.shape(loc)[-1], dtype=loc.dtype))
+    return 0.5 * (slope[..., :, None] * slope[..., None, :] - precision)
 
 
 @checks.component

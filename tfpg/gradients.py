@@ -18,11 +18,11 @@ def gradient(objective: Callable[[Nest], tf.Tensor], params: Nest) -> tuple[tf.T
 
 
 def score(policy: Policy, params: Nest, observation: tf.Tensor, action: tf.Tensor) -> Nest:
-    """g = grad_theta log pi_theta(a|o), one per sample   (PG-22): leaves of shape [..., *leaf].
+    """g = grad_theta log pi_theta(a|o), one per sample   (PG-22): leaves of shape [..., *leaf]; zeros for leaves that pi does not use.
 
     A full Jacobian: for tests, small problems and teaching.
 
-    Args: observation [..., O]; action [...] or [..., A].
+    Args: observation [..., O] with at least one leading axis; action [...] or [..., A].
     """
     with tf.GradientTape() as tape:
         tape.watch(params)

@@ -63,8 +63,8 @@ class LQR:
         return tf.linalg.diag(spread / sigma**2)
 
     def natural_gradient(self, theta: tf.Tensor) -> tf.Tensor:
-        """F^{-1} grad J   (PG-107, PG-112): [2]."""
-        return self.gradient(theta) / tf.linalg.diag_part(self.fisher(theta))
+        """F^+ grad J   (PG-107, PG-112): [2]. Where all states are 0, k changes nothing and its component is 0."""
+        return tf.math.divide_no_nan(self.gradient(theta), tf.linalg.diag_part(self.fisher(theta)))
 
     def value_coefficients(self, theta: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """p_t, c_t with V_t(s) = -(p_t s^2 + c_t), t = 1..T+1   (PG-16): p_t = 1 + k^2 + gamma (1 + k)^2 p_{t+1},

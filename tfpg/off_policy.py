@@ -76,8 +76,9 @@ def guided_objective(
 ) -> tf.Tensor:
     """Phi = sum_t [sum_i w_{i,t} r_{i,t} / Z_t + w_r log Z_t],  w_{i,t} = pi(tau_{i,1:t}) / q(tau_{i,1:t}),  Z_t = sum_i w_{i,t}   (PG-85).
 
-    The self-normalised per-decision objective, with a reward for staying where the demonstrations are. No gradient flows into log_prob_jt.
-    A trajectory that has ended keeps its weight and pays 0.
+    The self-normalised per-decision objective, with a reward for staying where the demonstrations are: w_r, the caller's to adapt, lower
+    after an improvement and higher after a failure. A trajectory that has ended keeps its weight and pays 0. No gradient flows into
+    log_prob_jt.
     Args: log_prob_t [T, N] under theta; log_prob_jt [J, T, N] under the J behaviours of the mixture q; r_t [T, N]; regulariser w_r [];
     mask_t [T, N] bool, one whole episode per column. Returns: []. Raises: ValueError if the shapes do not fit.
     Reference: Levine and Koltun 2013 (named by the notes).

@@ -53,10 +53,11 @@ def clipped(log_prob_t: tf.Tensor, log_prob_old_t: tf.Tensor, psi_t: tf.Tensor, 
 
 @checks.component
 def kl_penalised(log_prob_t: tf.Tensor, log_prob_old_t: tf.Tensor, psi_t: tf.Tensor, kl_t: tf.Tensor, penalty: checks.Scalar) -> tf.Tensor:
-    """rho_t sg(psi_t) - lambda KL_t   (PG-84): at theta = old the gradient does not depend on lambda, the curvature holds -lambda F.
+    """rho_t sg(psi_t) - beta KL_t   (PG-84): at theta = old the gradient does not depend on beta, and the curvature holds -beta F.
 
-    Args: log_prob_t, log_prob_old_t, psi_t [T, N]; kl_t [T, N], of the old and the new policy at o_t, differentiable; penalty lambda [].
-    Returns: [T, N]. Raises: ValueError if the shapes differ.
+    Args: log_prob_t, log_prob_old_t, psi_t [T, N]; kl_t [T, N] = KL(pi_old || pi_theta)(o_t) in nats, differentiable (the other
+    direction has the same curvature at theta = old); penalty beta []. Returns: [T, N]. No gradient flows into log_prob_old_t or psi_t.
+    Raises: ValueError if the shapes differ.
     Reference: Schulman et al. 2017 (arXiv:1707.06347), eq. 8.
     """
     checks.same_shape(log_prob_t=log_prob_t, kl_t=kl_t)

@@ -140,3 +140,27 @@ def test_new_values_add_no_trace(name, given):
 def test_targets_that_are_equal_but_for_round_off_explain_nothing(n, dtype):
     target_t, w_t = tf.fill([n], tf.constant(0.1, dtype)), tf.fill([n], tf.constant(1 / n, dtype))
     assert float(critics.explained_variance(tf.linspace(tf.constant(0.0, dtype), 1, n), target_t, w_t)) == 0
+
+
+@equation("PG-131")
+@every_function
+def test_a_weight_may_be_negative(name, given):
+    """As those of importance-weighted estimates are."""
+    w_t = given["w_t"].copy()
+    w_t[1, 1] *= -0.5
+    signed = {**given, "w_t": w_t / w_t.sum()}
+    np.testing.assert_allclose(getattr(critics, name)(**tensors(signed)), DEFINITIONS[name](**signed), rtol=1e-11)
+
+
+@equation("PG-131")
+@pytest.mark.parametrize("scale", [1e-9, -1e-9, 1e9, -1e9])
+def test_fit_has_no_unit(scale, given):
+    scaled = {**given, "v_t": scale * given["v_t"], "target_t": scale * given["target_t"]}
+    np.testing.assert_allclose(critics.explained_variance(**tensors(scaled)), explained_variance(**given), rtol=1e-9)
+
+
+@equation("PG-131")
+@pytest.mark.parametrize("target", [-3.7, 1e9 * (1 + np.array([[0, 4, 0, 4], [4, 0, 0, 4], [0, 0, 4, 4]]) * 2.0**-52)])
+def test_targets_equal_up_to_round_off_have_nothing_to_explain(target, given):
+    constant = {**given, "target_t": np.broadcast_to(target, MASK.shape)}
+    assert float(critics.explained_variance(**tensors(constant))) == 0.0

@@ -254,3 +254,12 @@ def test_fisher_product_is_the_slope_of_the_slope_of_the_divergence_along_the_ve
         return slope.ravel() @ v
 
     np.testing.assert_allclose(found, finite_difference(along, THETA.ravel()), atol=1e-9)
+
+
+@equation("PG-102", "PG-104")
+def test_weights_of_samples_may_be_negative(rng):
+    """As those of control variates are."""
+    w_t, kl_t, score_t = rng.normal(size=(3, 4)), rng.uniform(size=(3, 4)), rng.normal(size=(3, 4, 2))
+    np.testing.assert_allclose(divergences.mean_kl(kl_t, w_t), sum(w_t[i] * kl_t[i] for i in np.ndindex(3, 4)), rtol=1e-12)
+    expected = sum(w_t[i] * np.outer(score_t[i], score_t[i]) for i in np.ndindex(3, 4))
+    np.testing.assert_allclose(divergences.sampled_fisher(score_t, w_t), expected, rtol=1e-11)

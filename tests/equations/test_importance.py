@@ -269,6 +269,7 @@ def test_what_the_samples_never_show_is_missing_from_the_mean(mode, dtype):
     q = np.array([[0.6, 0.0, 0.4, 0.0], [0.0, 0.0, 0.5, 0.5]])
     missing = mode(importance.uncovered)(tf.constant(p, dtype), tf.constant(q, dtype))
     np.testing.assert_allclose(missing, [0.4, 0.25], rtol=1e-6)
+    np.testing.assert_allclose(importance.uncovered(p[0], q[0]), 0.4, rtol=1e-6)
     f = np.array([1.0, 4.0, 2.0, 3.0])
     mean = mean_weight = 0.0
     for x in (0, 2):

@@ -230,3 +230,14 @@ def test_shortest_solution_in_single_precision_agrees_with_double(rng):
     a, b = matrix(rng, (-2.0, -0.5, 0.8, 1.3, 1.9, 2.4, 4.0)), rng.normal(size=N)
     single = linalg.shortest_solution(tf.constant(a, tf.float32), tf.constant(b, tf.float32))
     np.testing.assert_allclose(single, np.linalg.solve(a, b), rtol=1e-4, atol=1e-5)
+
+
+@equation("PG-109")
+@pytest.mark.parametrize("scale", [1e-6, 0.1, 1e6])
+def test_the_residual_is_relative_to_a_right_side_of_any_size(scale, rng):
+    root = rng.normal(size=(6, 6))
+    matrix, b = root @ root.T + np.eye(6), scale * rng.normal(size=6)
+    found = linalg.conjugate_gradient(lambda v: tf.linalg.matvec(tf.constant(matrix), v), tf.constant(b), iterations=2)
+    expected = np.linalg.norm(b - matrix @ found.x.numpy()) / np.linalg.norm(b)
+    assert expected > 1e-2
+    np.testing.assert_allclose(found.residual, expected, rtol=1e-9)

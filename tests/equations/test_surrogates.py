@@ -167,8 +167,9 @@ def test_weights_of_one_step_are_one():
 
 @equation("PG-28")
 def test_weights_refuse_an_unknown_normaliser_and_a_mask_without_environments():
-    with pytest.raises(ValueError, match=r"normaliser is 'mean'.*'traj', 'step' and 'sum'"):
-        surrogates.weights(MASK, tf.constant(0.0), "mean")
+    for unknown in ("mean", "sun", "zzz"):
+        with pytest.raises(ValueError, match=rf"normaliser is '{unknown}'.*'traj', 'step' and 'sum'"):
+            surrogates.weights(MASK, tf.constant(0.0), unknown)
     with pytest.raises(ValueError, match=r"mask_t has shape \(3,\)"):
         surrogates.weights(MASK[:, 0], tf.constant(0.0), "step")
 
