@@ -1,5 +1,7 @@
 """Networks against a forward pass in NumPy, and the law of their initial weights."""
 
+import itertools
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -141,9 +143,9 @@ def test_keras_mlp_is_the_mlp_of_the_same_weights(mode, rng, activation):
 
 def test_keras_mlp_maps_the_last_axis_of_any_batch(mode, rng):
     net = nets.keras_mlp(SIZES)
-    weights, x = random_like(net.init(SEED), rng, tf.float32), tf.constant(rng.normal(size=[4, 3, 3]), tf.float32)
+    weights, x = random_like(net.init(SEED), rng, tf.float32), tf.constant(rng.normal(size=[4, 5, 3]), tf.float32)
     found = mode(net.apply)(weights, x)
-    assert found.shape == [4, 3, 2]
+    assert found.shape == [4, 5, 2]
     np.testing.assert_allclose(found, forward(weights, x, "tanh"), rtol=1e-5, atol=1e-6)
 
 
@@ -171,3 +173,16 @@ def test_keras_net_keeps_what_is_not_trained_and_drops_what_a_call_changes(mode,
     apply = mode(net.apply)
     for _ in range(2):
         np.testing.assert_allclose(apply(weights, tf.constant(x)), expected, rtol=1e-6)
+
+
+def test_keras_kernels_of_equal_shape_are_all_different_and_so_are_those_of_many_seeds():
+    """One hidden layer and two: no layer is given the number of another."""
+    for sizes in ([4, 4, 4], [4, 4, 4, 4]):
+        kernels = [kernel / tf.norm(kernel[:, 0]) for kernel in nets.keras_mlp(sizes).init(tf.constant([3, 1]))[::2]]
+        assert all(np.abs(a - b).max() > 0.1 for a, b in itertools.combinations(kernels, 2))
+    draws = {nets.keras_mlp([2, 2]).init(tf.constant([seed, 0]))[0].numpy().tobytes() for seed in range(60)}
+    assert len(draws) == 60
+
+
+def test_keras_mlp_has_a_last_gain_of_one_unless_told():
+    np.testing.assert_allclose(np.linalg.norm(nets.keras_mlp([5, 3]).init(tf.constant([1, 2]))[0], axis=0), 1, rtol=1e-5)

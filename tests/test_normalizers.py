@@ -169,3 +169,12 @@ def test_identity_changes_and_remembers_nothing(rng):
     np.testing.assert_array_equal(normalizer.apply(s, x), x)
     np.testing.assert_array_equal(normalizer.invert(s, x), x)
     tf.nest.assert_same_structure(normalizer.update(s, x, tf.ones([4], tf.bool)), s)
+
+
+def test_a_single_sample_is_its_own_mean_and_does_not_vary():
+    alone = normalizers.moments(tf.constant([[3.0, -1.0]]), tf.constant([True]))
+    np.testing.assert_allclose(alone.mean, [3.0, -1.0])
+    np.testing.assert_allclose(alone.variance, 0)
+    merged = normalizers.merge(normalizers.running((2,)).init(), alone)
+    np.testing.assert_allclose(merged.mean, [3.0, -1.0])
+    np.testing.assert_allclose(merged.variance, 0)

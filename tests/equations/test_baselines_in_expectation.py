@@ -206,3 +206,25 @@ def test_dividing_by_the_batch_deviation_is_not_dividing_the_expectation_by_a_nu
     standard, plain = (expectation(FIXED, FIXED_THETA, rule, 2).sum(0) for rule in (weigh, centred))
     assert np.abs(plain).min() > 0.01
     assert np.ptp(standard / plain) > 0.03
+
+
+@equation("PG-132")
+@pytest.mark.parametrize("seed", [0, 3])
+def test_with_more_episodes_the_batch_deviation_comes_closer_to_one_number(seed):
+    """Its place is taken, in the end, by the deviation of all returns to go: component ratios draw together, and towards its inverse."""
+    mdp = TabularMDP.random(seed, states=2, actions=2, horizon=2, gamma=0.9)  # 16 trajectories, 4096 batches of three
+    theta = mdp.some_parameters(seed)
+    listing = mdp.trajectories(theta)
+    p, return_t = listing.probability.numpy(), from_start(listing.trajectory, 1.0).numpy()
+    deviation = np.sqrt(np.mean((return_t - np.mean(return_t @ p)) ** 2 @ p))
+
+    def centred(t):
+        return baselines.subtract(from_start(t, 1.0), baselines.pooled(from_start(t, 1.0), t.mask), t.mask)
+
+    def ratios(episodes):
+        standard = expectation(mdp, theta, lambda t: baselines.standardise(from_start(t, 1.0), t.mask, 1e-8), episodes).sum(0)
+        return standard / expectation(mdp, theta, centred, episodes).sum(0)
+
+    two, three = ratios(2), ratios(3)
+    assert 0.01 < np.ptp(three) < 0.6 * np.ptp(two)
+    assert np.abs(deviation * three - 1).max() < 0.8 * np.abs(deviation * two - 1).max()

@@ -86,3 +86,42 @@ def test_the_theorem_with_differential_values_is_the_gradient_of_the_average_rew
     discounted = bellman.discounted_values(process.reward, process.move, pi, 0.8).q
     wrong = bellman.theorem_gradient(mu[:, None] * pi, score, discounted).numpy()
     assert np.abs(wrong - slope).max() > 1e-3
+
+
+def left_for_ever(seed):
+    """A process that may start in state 0 and never comes back to it: one recurrent class, and a state that does not count."""
+    process, rng = tables.draw(seed, 4, 3), np.random.default_rng(seed)
+    move = process.move.copy()
+    move[1:, :, 0], move[1:, :, 1:] = 0, rng.dirichlet(np.ones(3), size=(3, 3))
+    return process._replace(move=move)
+
+
+@equation("PG-133", "PG-56")
+def test_the_theorem_holds_with_a_transient_state_and_is_not_that_of_the_discounted_objective():
+    process, gamma = left_for_ever(13), 0.8
+    pi, score = tables.softmax(process.theta), tables.every_score(process.theta)
+    mu = processes.stationary(processes.state_chain(pi, process.move)).mu.numpy()
+    np.testing.assert_allclose(mu[0], 0, atol=1e-14)
+    values = bellman.average_values(process.reward, process.move, pi)
+    np.testing.assert_allclose(values.eta, average_reward_of(process, process.theta), rtol=1e-11)
+    np.testing.assert_allclose(mu @ values.h.numpy(), 0, atol=1e-13)
+    np.testing.assert_allclose((pi * values.q.numpy()).sum(1), values.h, rtol=1e-11)
+    slope = finite_difference(lambda theta: average_reward_of(process, theta), process.theta)
+    assert np.abs(slope).max(axis=1)[1:].min() > 1e-2
+    gradient = bellman.theorem_gradient(mu[:, None] * pi, score, values.q).numpy()
+    np.testing.assert_allclose(gradient, slope.ravel(), atol=1e-9)
+    np.testing.assert_allclose(gradient[:3], 0, atol=1e-13)
+
+    def discounted(theta):
+        chain, r_pi = np.einsum("sak,sa->sk", process.move, tables.softmax(theta)), (tables.softmax(theta) * process.reward).sum(1)
+        return process.start @ np.linalg.solve(np.eye(4) - gamma * chain, r_pi)
+
+    wanted = finite_difference(discounted, process.theta).ravel()
+    assert np.abs(wanted[:3]).max() > 1e-2
+    q = bellman.discounted_values(process.reward, process.move, pi, gamma).q
+    visited = bellman.discounted_visitation(process.start, process.move, pi, gamma).numpy()
+    np.testing.assert_allclose(bellman.theorem_gradient(visited[:, None] * pi, score, q), wanted, atol=1e-8)
+    wrong = bellman.theorem_gradient(mu[:, None] * pi, score, q).numpy()
+    np.testing.assert_allclose(wrong[:3], 0, atol=1e-13)
+    nearest = (wrong @ wanted) / (wrong @ wrong) * wrong  # of all its multiples, which differ in the recurrent states too
+    assert np.linalg.norm((nearest - wanted)[3:]) > 0.1 * np.linalg.norm(wanted)

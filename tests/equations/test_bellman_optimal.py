@@ -144,6 +144,21 @@ def test_a_slightly_better_action_is_taken(gain):
 
 
 @equation("PG-130")
+@pytest.mark.parametrize("tied", [[0.0, 1.0, 0.0], [0.3, 0.7, 0.0]], ids=["deterministic", "stochastic"])
+def test_a_state_without_a_better_action_keeps_its_policy_while_another_improves(mode, tied):
+    """In state 1 actions 0 and 1 are the same but for round-off, in favour of 0, and 2 is worse; in state 0 action 2 gains."""
+    reward = np.array([[0.4, -0.9, 1.7], [0.8 * (1 + 1e-15), 0.8, -2.1]])
+    move = np.array([[[0.6, 0.4], [0.2, 0.8], [0.3, 0.7]], [[0.55, 0.45], [0.55, 0.45], [0.1, 0.9]]])
+    process, pi = tables.Process(np.ones(2) / 2, move, reward, None), np.array([[1.0, 0.0, 0.0], tied])
+    found = mode(bellman.policy_iteration)(**tensors({"reward": reward, "transition": move, "pi": pi, "gamma": np.array(GAMMA)}))
+    assert found.rounds == 1
+    np.testing.assert_array_equal(found.pi, [[0, 0, 1], tied])
+    best = np.max([values(process, other)[1] for other in deterministic(2, 3)], axis=0)
+    np.testing.assert_allclose(found.values.v, best, rtol=1e-12)
+    assert np.all(best - values(process, pi)[1] > 0.1)
+
+
+@equation("PG-130")
 @pytest.mark.parametrize("seed", range(3))
 def test_the_greedy_policy_is_nowhere_worse(seed):
     process = tables.draw(41 + seed, 4, 3)

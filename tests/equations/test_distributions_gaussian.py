@@ -213,6 +213,27 @@ def test_with_a_learned_covariance_the_log_determinant_is_what_stops_its_growth(
     assert np.diag(with_half).min() > 0.05
 
 
+@equation("PG-30")
+def test_without_the_log_determinant_the_sample_covariance_is_not_where_the_slope_vanishes():
+    """There the weighed squares alone still fall with every deviation, by 1 / L_ii: what the determinant has to make up for."""
+    actions = ACTION.reshape(-1, A)
+    error = actions - actions.mean(0)
+    best = np.linalg.cholesky(error.T @ error / len(actions))
+
+    def squares(scale):
+        return np.mean(np.sum(np.linalg.solve(scale, error.T) ** 2, axis=0)) / 2
+
+    def without_determinant(scale):
+        given = np.tile(actions.mean(0), (len(actions), 1)), tf.tile(scale[None], [len(actions), 1, 1]), actions
+        return tf.reduce_mean(distributions.gaussian_nll(*given)) - tf.reduce_sum(tf.math.log(tf.linalg.diag_part(scale)))
+
+    expected = np.tril(finite_difference(squares, best))
+    found = np.tril(slope(without_determinant, tf.constant(best))[1][0])
+    np.testing.assert_allclose(found, expected, atol=1e-8)
+    np.testing.assert_allclose(np.diag(found), -1 / np.diag(best), rtol=1e-10)
+    assert np.abs(np.diag(found)).min() > 0.05
+
+
 # Divergence
 
 

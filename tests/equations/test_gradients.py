@@ -179,6 +179,17 @@ def test_scores_add_up_to_the_slope_of_the_log_probability_of_all_actions(case):
     assert_slope(flat(tf.nest.map_structure(lambda leaf: tf.reduce_sum(leaf, axis=0), found)), expected)
 
 
+@equation("PG-22")
+def test_the_score_of_a_leaf_that_the_policy_does_not_use_is_zero(mode, rng):
+    inner, observation, action = categorical(), tf.constant(rng.normal(size=[2, 3, 2])), tf.constant([[2, 0, 1], [1, 2, 2]])
+    params = {"unused": tf.constant(rng.normal(size=[4])), "used": random_like(inner.init(SEED), rng)}
+    policy = inner._replace(parameters=lambda params, observation: inner.parameters(params["used"], observation))
+    found = mode(lambda params: gradients.score(policy, params, observation, action))(params)
+    np.testing.assert_array_equal(found["unused"], np.zeros([2, 3, 4]))
+    expected = gradients.score(inner, params["used"], observation, action)
+    np.testing.assert_allclose(flat(found["used"]), flat(expected), rtol=1e-12, atol=1e-14)
+
+
 # The Fisher matrix of the head
 
 

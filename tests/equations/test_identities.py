@@ -320,6 +320,16 @@ def test_no_baseline_has_less_variance_than_the_optimal_one(p, g, r, c):
     assert np.all(at >= 0)
 
 
+@equation("PG-46", "PG-47")
+@given(simplexes(K), reals(K, P), reals(K))
+def test_optimal_baselines_lie_between_the_least_and_the_greatest_return(p, g, r):
+    """They are means of returns, weighed by squared scores, wherever some score is not zero."""
+    some = np.abs(g).max(axis=0) > 1e-100
+    each, one = baselines.optimal_per_parameter(p, g, r).numpy(), baselines.optimal(p, g, r).numpy()
+    for b in (each[some], one[some.any()]):
+        assert np.all((r.min() - 1e-12 <= b) & (b <= r.max() + 1e-12))
+
+
 @equation("PG-85", "PG-72")
 @given(episodes())
 def test_a_mixture_of_one_behaviour_is_that_behaviour(e):

@@ -97,6 +97,40 @@ def test_small_noise_dominates_the_gradient_only_where_noise_drives_the_states(s
     assert natural[-1] == pytest.approx(0.01, abs=0.001)
 
 
+# What the natural gradient's ratio is at the largest and the smallest sigma; and what it would be if steps counted equally.
+NATURAL = {1.0: [1.0181, 0.00913], 1e-4: [1.0287, 0.01018]}
+UNWEIGHTED = [1.0629, 0.00638]
+
+
+@equation("PG-112", "PG-107")
+@pytest.mark.parametrize("start_variance", NATURAL)
+def test_the_natural_gradient_weighs_steps_as_the_objective_does(start_variance):
+    """|n_sigma / n_k| = |dJ/dsigma / dJ/dk| sum_t w_t E[s_t^2] / (2 sum_t w_t), with w_t = gamma^{t-1}; w_t = 1 gives other numbers."""
+    lqr, discounted, equal = LQR(20, 0.95, start_variance), [], []
+    for sigma in (SIGMAS[0], SIGMAS[-1]):
+        theta = [-0.2, sigma]
+        slope = finite_difference(functools.partial(objective, steps=20, gamma=0.95, start_variance=start_variance), theta, 1e-4 * sigma)
+        for ratios, w in ((discounted, 0.95 ** np.arange(20)), (equal, np.ones(20))):
+            ratios.append(abs(slope[1] / slope[0]) * (w @ lqr.visitation(theta).numpy()) / (2 * w.sum()))
+        k, of_sigma = lqr.natural_gradient(theta)
+        assert abs(float(of_sigma / k)) == pytest.approx(discounted[-1], rel=1e-5)
+    np.testing.assert_allclose(discounted, NATURAL[start_variance], rtol=1e-3)
+    assert np.abs(np.array(equal) / discounted - 1).min() > 0.02
+    if start_variance == 1:
+        np.testing.assert_allclose(equal, UNWEIGHTED, rtol=1e-3)
+
+
+@equation("PG-112", "PG-107")
+def test_where_no_state_varies_the_natural_gradient_leaves_the_gain_alone():
+    """One step from s = 0: J = -sigma^2 and F = diag(0, 2 / sigma^2), whose pseudo-inverse gives (0, -sigma^3)."""
+    lqr, theta = LQR(1, GAMMA, 0.0), [-0.2, 0.5]
+    np.testing.assert_array_equal(lqr.fisher(theta)[0], [0, 0])
+    found = lqr.natural_gradient(theta).numpy()
+    assert found[0] == 0
+    np.testing.assert_allclose(found, [0, -0.125], rtol=1e-14)
+    np.testing.assert_allclose(found, np.linalg.pinv(lqr.fisher(theta)) @ lqr.gradient(theta).numpy(), rtol=1e-12)
+
+
 @equation("PG-16", "PG-18")
 def test_values_are_means_of_what_is_to_come():
     lqr, (k, sigma) = LQR(3, GAMMA), THETA

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 from laws import finite_difference
 
-from tfpg import models, nets, pathwise, policies
+from tfpg import estimators, models, nets, pathwise, policies
 from tfpg.lqr import LQR
 from tfpg.types import Net
 
@@ -86,6 +86,24 @@ def test_the_linear_model_is_weighted_least_squares(mode, rng):
     unweighted = np.linalg.lstsq(x[w.ravel() > 0], y[w.ravel() > 0], rcond=None)[0].T
     assert np.abs(expected - unweighted).max() > 1e-3
     np.testing.assert_allclose(finite_difference(lambda model: squares(s, a, following, w, model), found, 1e-4), 0, atol=1e-6)
+
+
+@equation("PG-120")
+@pytest.mark.parametrize("shape", [(3, 3), (9, 1), (1, 9)])
+def test_as_many_steps_as_coefficients_are_enough_for_a_linear_model(rng, shape):
+    """Nine coefficients per component of the state: three of the state, five of the action, and the offset."""
+    truth = rng.normal(size=(3, 9))
+    s, a, w = rng.normal(size=(*shape, 3)), rng.normal(size=(*shape, 5)), rng.uniform(0.1, 0.9, size=shape)
+    following = np.concatenate([s, a, np.ones((*shape, 1))], axis=-1) @ truth.T
+    np.testing.assert_allclose(models.linear_model(s, a, following, w), truth, atol=1e-9)
+
+
+@equation("PG-120")
+@pytest.mark.parametrize("shape", [(4, 2), (8, 1), (1, 8)])
+def test_fewer_steps_than_coefficients_are_refused_by_a_linear_model(mode, rng, shape):
+    given = (tf.constant(rng.normal(size=(*shape, size))) for size in (3, 5, 3))
+    with pytest.raises(ValueError, match=rf"state_t has shape \({shape[0]}, {shape[1]}, 3\).* 9 "):
+        mode(models.linear_model)(*given, tf.ones(shape, tf.float64))
 
 
 def model(state, action):
@@ -205,6 +223,45 @@ def test_path_and_score_agree_in_expectation_and_the_path_varies_far_less():
         assert abs(sample.mean() - exact) < 5 * sample.std() / np.sqrt(n)
     assert 5 * path.std() / np.sqrt(n) < 0.2 * abs(exact)
     assert score.var() > 20 * path.var()
+
+
+def paths_slope(theta, start, noise_t):
+    """The slope of each simulated return in (k, sigma): [N, 2]. Each episode has its own copy of theta."""
+    copies = tf.repeat(theta[None], start.shape[0], axis=0)
+    cost = lambda s, a: -tf.reduce_sum(s**2 + a**2, axis=-1)  # noqa: E731
+
+    def act(copies, state, z):
+        return copies[:, :1] * state + copies[:, 1:] * z[:, None]
+
+    with tf.GradientTape() as tape:
+        tape.watch(copies)
+        value = pathwise.pathwise_return(act, lambda s, a: s + a, cost, copies, start[:, None], noise_t, 0.9)
+    return tape.gradient(value, copies).numpy()
+
+
+@equation("PG-121", "PG-112", "PG-24")
+def test_path_and_score_agree_in_both_parameters():
+    """Exactly under the quadrature, which says how much each varies as well; and so do the means of as many independent episodes."""
+    lqr, theta, n = LQR(2, 0.9, 0.6), tf.constant([0.2, 0.7], tf.float64), 20_000
+    t, probability, _ = tf.nest.map_structure(np.asarray, lqr.trajectories(theta))
+    path = paths_slope(theta, tf.constant(t.observation[0]), tf.constant((t.action - 0.2 * t.observation) / 0.7))
+    moments = lqr.moments(theta, lambda t, score_t: estimators.reinforce(score_t, t.reward, 0.9, t.mask))
+    exact, of_score = moments.mean.numpy(), moments.covariance.numpy()
+    np.testing.assert_allclose(probability @ path, exact, rtol=1e-11)
+    error = path - probability @ path
+    of_path = np.einsum("n,np,nq->pq", probability, error, error)
+    assert np.all(np.diag(of_path) < 0.2 * np.diag(of_score))
+    draws, listing = np.random.default_rng(8), lqr.sample(theta, n, [4, 2])
+    path = paths_slope(theta, tf.constant(0.6**0.5 * draws.normal(size=n)), tf.constant(draws.normal(size=(2, n))))
+    score = estimators.reinforce(listing.score_t, listing.trajectory.reward, 0.9, listing.trajectory.mask).numpy()
+    bound = -2 * np.log(1e-6)  # chi-square of two degrees exceeds it once in a million
+
+    def distance(x, covariance):
+        return x @ np.linalg.solve(covariance / n, x)
+
+    assert distance(path.mean(0) - score, of_score + of_path) < bound
+    assert distance(path.mean(0) - exact, of_path) < bound
+    assert np.all(np.abs(exact) > 10 * np.sqrt(np.diag(of_score + of_path) / n))  # a wrong factor would be seen
 
 
 @equation("PG-121")

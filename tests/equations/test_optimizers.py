@@ -202,6 +202,18 @@ def test_a_small_step_raises_the_objective_by_the_squared_norm_of_its_gradient(r
         assert rise == pytest.approx(alpha * float(tf.reduce_sum(g**2)), rel=1e-3)
 
 
+@equation("PG-26")
+def test_what_a_step_leaves_of_the_objective_is_of_second_order(rng):
+    """|J(theta + alpha g) - J(theta) - alpha |g|^2| against alpha, on logarithmic scales, has slope 2."""
+    mdp, alphas = TabularMDP.random(3, gamma=0.9), (0.08, 0.04, 0.02, 0.01)
+    theta = tf.constant(rng.normal(size=(3, 2)))
+    g, before = mdp.gradient(theta), mdp.objective(theta)
+    steps = [optimizers.sgd(alpha).update(g, ())[0] for alpha in alphas]
+    left = [float(mdp.objective(theta + step) - before - alpha * tf.reduce_sum(g**2)) for alpha, step in zip(alphas, steps, strict=True)]
+    assert np.abs(left).min() > 1e-9
+    assert np.polyfit(np.log(alphas), np.log(np.abs(left)), 1)[0] == pytest.approx(2, abs=0.1)
+
+
 @equation("PG-122")
 def test_three_steps_of_adam_by_hand(mode):
     """Gradients 2, -4, 8 at rates 1/2 and 3/4, without epsilon: m = 1, -3/2, 13/4 and v = 1, 19/4, 313/16."""

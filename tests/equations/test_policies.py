@@ -255,3 +255,10 @@ def test_init_depends_on_the_seed_alone(make):
     for x, y in zip(a, b, strict=True):
         np.testing.assert_array_equal(x, y)
     assert any((x.numpy() != z.numpy()).any() for x, z in zip(a, c, strict=True))
+
+
+@equation("PG-90", "PG-91")
+def test_actions_start_at_zero_and_deviations_at_one_unless_told():
+    assert int(policies.categorical(nets.mlp([1, 2]), 2).to_env(tf.constant(1))) == 1
+    normal = policies.gaussian(nets.mlp([1, 2]), [-1.0] * 2, [1.0] * 2)
+    np.testing.assert_array_equal(normal.init(tf.constant([1, 2]))["log_std"], [0.0, 0.0])

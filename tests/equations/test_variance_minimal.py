@@ -92,7 +92,7 @@ def test_a_constant_return_is_its_own_optimum_and_equal_scores_make_it_the_mean(
 
 
 @equation("PG-46")
-def test_neither_the_mean_nor_the_optimum_must_be_better_than_none():
+def test_the_mean_may_be_worse_than_none_and_the_optimum_is_not():
     """It helps strictly between 0 and 2 b*: here the mean of the returns lies outside."""
     law = np.array([0.9, 0.1]), np.array([[0.1], [-0.9]]), np.array([1.0, -0.05])
     best, mean = float(baselines.optimal(*law)), law[0] @ law[2]

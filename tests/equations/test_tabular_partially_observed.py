@@ -1,6 +1,7 @@
 """Policies that see observations and not states, against the list of all states, observations and actions."""
 
 import collections
+import itertools
 
 import numpy as np
 import pytest
@@ -229,6 +230,29 @@ def test_the_listing_shows_observations_and_pays_for_states(case):
         gains[key] -= total[n]
     np.testing.assert_allclose(list(chance.values()), 0, atol=1e-14)
     np.testing.assert_allclose(list(gains.values()), 0, atol=1e-14)
+
+
+@equation("PG-04", "PG-12")
+def test_an_episode_ends_in_its_hidden_state_whatever_is_seen_there():
+    """Three states, two observations, the end in state 1: pairs (1, 0) and (1, 1), of index 2 and 3. Every (s, o, a) per step is listed."""
+    process, emission = draw(9, states=3, actions=2, gamma=0.8, horizon=3, over=(1,)), np.array([[0.7, 0.3], [0.4, 0.6], [0.1, 0.9]])
+    mdp, pi = PartiallyObservedMDP(hidden(process), emission), softmax(THETA)
+    assert mdp.joint.terminal == (2, 3)
+    expected = 0.0
+    for path in itertools.product(itertools.product(range(3), range(2), range(2)), repeat=3):
+        p, gain, going = process.start[path[0][0]], 0.0, True
+        for t, (s, o, a) in enumerate(path):
+            going = going and s != 1
+            p *= emission[s, o] * pi[o, a] * (process.move[s, a, path[t + 1][0]] if t < 2 else 1)
+            gain += going * 0.8**t * process.reward[s, a]
+        expected += p * gain
+    np.testing.assert_allclose(mdp.objective(THETA), expected, rtol=1e-13)
+    t, probability, _ = tf.nest.map_structure(np.asarray, mdp.joint.trajectories(THETA))
+    over = np.maximum.accumulate(t.observation // 2 == 1)
+    np.testing.assert_array_equal(t.mask, ~over)
+    np.testing.assert_array_equal(mdp.trajectories(THETA).trajectory.mask, t.mask)
+    np.testing.assert_allclose(probability[over[0]].sum(), process.start[1], rtol=1e-13)
+    assert set(over.sum(axis=0)) == {0, 1, 2, 3}
 
 
 @equation("PG-31")
