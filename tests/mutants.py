@@ -45,6 +45,7 @@ ROOT = Path(__file__).parents[1]
 EQUIVALENT = Path("tests/equivalent_mutants.toml")
 ENOUGH = 0.97
 SPARE = 30
+COLLECTION = 60
 MEMORY = 12 * 2**30
 # 'import' is a kill without merit: the module, or a file of tests, cannot be imported. 'crash' is a signal.
 COLUMNS = ("mutants", "killed", "import", "timeout", "crash", "survived", "equivalent", "seconds")
@@ -72,6 +73,9 @@ class Watch:
         items[:] = filter(self.counts, items)
         items.sort(key=lambda item: self.rank.get(item.nodeid, self.known.get(item.nodeid, 0)))
 
+    def pytest_runtest_setup(self, item):
+        signal.alarm(math.ceil(5 + 5 * self.known.get(item.nodeid, 60)))
+
     def pytest_runtest_logreport(self, report):
         self.seconds[report.nodeid] = self.seconds.get(report.nodeid, 0) + report.duration
         self.pytest_collectreport(report)
@@ -95,8 +99,8 @@ class Mutated(SourceFileLoader):
         return compile(self.text, self.path, "exec")
 
 
-def judge(module, text, files, watch, limits):
-    """In the child: the outcome of the tests, file by file, each with a limit in seconds."""
+def judge(module, text, files, watch):
+    """In the child: the outcome of the tests, file by file. Each may take five times what it takes unmutated, and five seconds."""
     import pytest
     import tensorflow as tf
 
@@ -109,8 +113,8 @@ def judge(module, text, files, watch, limits):
     if module:
         sys.meta_path.insert(0, Mutated(module, text))
     options = ["-x", "-q", "-p", "no:cacheprovider", "--assert=plain", "--tb=no", "--hypothesis-profile=mutants"]
-    for file, limit in zip(files, limits, strict=True):
-        signal.alarm(math.ceil(limit))
+    for file in files:
+        signal.alarm(COLLECTION)
         code = pytest.main([*options, file], plugins=[watch])
         if code not in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
             return "killed" if code == pytest.ExitCode.TESTS_FAILED else "import"
@@ -134,14 +138,14 @@ def listen(*task):
 class Child:
     """A process that calls judge or listen."""
 
-    def __init__(self, mutant, task, module, text, files, watch, limits):
+    def __init__(self, mutant, task, module, text, files, watch):
         self.mutant, self.files, self.begun = mutant, files, time.monotonic()
         self.pipe, send = Pipe(duplex=False)
         self.pid = os.fork()
         if not self.pid:
             try:
                 os.setsid()
-                send.send((task(module, text, files, watch, limits), watch.failed, watch.seconds))
+                send.send((task(module, text, files, watch), watch.failed, watch.seconds))
             finally:
                 os._exit(0)
         send.close()
@@ -254,7 +258,7 @@ class Run:
     def listen(self, workers):
         """Without a mutation: the functions that each file of tests runs, and the seconds of each test. Files that fail are left out."""
         new = [file for file in self.marks if file not in self.state["files"]]
-        tasks = (functools.partial(Child, file, listen, "", "", [file], Watch(), [1800]) for file in new)
+        tasks = (functools.partial(Child, file, listen, "", "", [file], Watch()) for file in new)
         for child, (told, failed, seconds) in self.pool(tasks, workers):
             if told[0] == "survived":
                 ran = {module: sorted(names) for module, names in told[1].items()}
@@ -286,7 +290,7 @@ class Run:
             cost = self.files(module, mutant.function)
             files = sorted(cost, key=lambda file: not any(test.startswith(file) for test in likely[:1]))
             watch = Watch(likely, seconds, module, self.thorough)
-            return Child(mutant, judge, module, mutant.text, files, watch, [10 + 5 * cost[file] for file in files])
+            return Child(mutant, judge, module, mutant.text, files, watch)
 
         todo = [mutant for mutant in self.found[module] if mutant.name not in results]
         for child, (outcome, failed, _) in self.pool((functools.partial(start, mutant) for mutant in todo), workers):

@@ -64,6 +64,8 @@ def divergence_step(
     Args: divergence: [P] -> [], smooth and 0 at 0; g [P]; start [P]; epsilon > 0. Returns: [P].
     """
 
+    g = g / tf.norm(g)  # its length changes the multiplier alone
+
     def conditions(delta: tf.Tensor, multiplier: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         with tf.GradientTape() as tape:
             tape.watch(delta)
@@ -85,5 +87,5 @@ def divergence_step(
     multiplier = tf.tensordot(g, slope, 1) / tf.tensordot(slope, slope, 1)
     _, delta, multiplier = tf.while_loop(lambda k, *_: k < iterations, newton, (tf.constant(0), start, multiplier))
     _, residual = conditions(delta, multiplier)
-    met = tf.reduce_all(tf.abs(residual) <= 1e-4 * tf.concat([tf.fill(tf.shape(g), tf.norm(g)), [epsilon]], axis=0))
+    met = tf.reduce_all(tf.abs(residual) <= 1e-4 * tf.concat([tf.ones_like(g), [epsilon]], axis=0))
     return tf.where(met & (multiplier > 0), delta, tf.constant(float("nan"), g.dtype))

@@ -223,3 +223,13 @@ def test_three_steps_of_adam_by_hand(mode):
     corrected = (m / (1 - 0.5 ** np.arange(1, 4))) / np.sqrt(v / (1 - 0.75 ** np.arange(1, 4)))
     np.testing.assert_allclose(increments, corrected, rtol=1e-12)
     assert (float(state.mean), float(state.square)) == (13 / 4, 313 / 16)
+
+
+@equation("PG-122")
+def test_the_memory_of_adam_is_a_weighted_sum_of_the_past_at_any_rates():
+    """v_t = (1 - b) sum_k b^{t-k} g_k^2, and m_t likewise, for rates on both sides of a half."""
+    gradients = np.array([2.0, -4.0, 8.0, 1.0])
+    for beta_1, beta_2 in ((0.8, 0.3), (0.2, 0.9)):
+        _, state = run(lambda f: f, optimizers.adam(1.0, beta_1, beta_2), [tf.constant(g, tf.float64) for g in gradients])
+        for found, past, beta in ((state.mean, gradients, beta_1), (state.square, gradients**2, beta_2)):
+            np.testing.assert_allclose(found, (1 - beta) * sum(beta ** (3 - k) * past[k] for k in range(4)), rtol=1e-12)

@@ -1,6 +1,7 @@
 """Processes solved exactly, in use: draws against exact probabilities, the figures of one process, and what is refused."""
 
 import collections
+import dataclasses
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import tensorflow as tf
 from episodes import assert_frequencies, chi_square_bound, draw, softmax
 
 from tfpg import estimators, importance, returns
-from tfpg.tabular import TabularMDP
+from tfpg.tabular import PartiallyObservedMDP, TabularMDP
 
 equation = pytest.mark.equation
 rng = np.random.default_rng(43)
@@ -162,3 +163,27 @@ def test_few_trajectories_of_a_long_process_can_be_listed():
     listing = mdp.trajectories(rng.normal(size=(5, 2)))
     assert listing.probability.shape == (4096,)
     np.testing.assert_allclose(np.sum(listing.probability), 1)
+
+
+@equation("PG-12", "PG-16")
+def test_discounts_from_zero_to_below_one_and_any_states_that_end_are_taken():
+    start, move, reward = [0.4, 0.6], [[[0.5, 0.5]] * 2] * 2, [[1.0, 2.0], [3.0, 5.0]]
+    theta = np.zeros((2, 2))
+    assert float(TabularMDP(start, move, reward, gamma=0.0).objective(theta)) == pytest.approx(0.4 * 1.5 + 0.6 * 4)
+    assert float(TabularMDP(start, move, reward, horizon=2, terminal=(0, 1)).objective(theta)) == 0
+    for gamma in (-0.1, 1.0, 1.5):
+        with pytest.raises(ValueError, match=rf"gamma is {gamma}: without a horizon"):
+            TabularMDP(start, move, reward, gamma=gamma)
+
+
+@equation("PG-04", "PG-12")
+def test_a_process_cannot_be_changed_and_is_only_equal_to_itself():
+    """What was worked out when it was made stays true; comparing tensors one by one is not asked for."""
+    made = [[TabularMDP.random(0), PartiallyObservedMDP(TabularMDP.random(0), np.eye(3))] for _ in range(2)]
+    for one, other in zip(*made, strict=True):
+        assert one == one
+        assert one != other
+        assert len({one, other}) == 2
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            one.gamma = 0.5
+    assert "joint" not in repr(made[0][1])

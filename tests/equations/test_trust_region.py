@@ -282,3 +282,14 @@ def test_divergence_step_in_single_precision_agrees_with_double():
     start = trust_region.natural_step(g, GAUSSIAN_FISHER, epsilon).numpy()
     found = trust_region.divergence_step(gaussian_divergence, *constants(tf.float32, g, start), epsilon)
     np.testing.assert_allclose(found, by_newton(g, epsilon), rtol=1e-4)
+
+
+@equation("PG-101")
+@pytest.mark.parametrize("scale", [1e-8, 1e8])
+def test_divergence_step_does_not_ask_how_long_the_gradient_is(scale):
+    """Nor does its verdict on whether it has converged, or to a maximum."""
+    g = np.array([0.7, 0.4])
+    np.testing.assert_allclose(by_newton(scale * g, 0.4), by_newton(g, 0.4), rtol=1e-6)
+    start = trust_region.natural_step(g, GAUSSIAN_FISHER, 0.4)
+    assert np.isnan(trust_region.divergence_step(gaussian_divergence, tf.constant(scale * g), start, 0.4, 1)).all()
+    assert np.isnan(trust_region.divergence_step(gaussian_divergence, tf.constant(scale * g), -0.5 * start, 0.1)).all()
