@@ -1,6 +1,7 @@
 """Processes solved exactly, in use: draws against exact probabilities, the figures of one process, and what is refused."""
 
 import collections
+import contextlib
 import dataclasses
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 import tensorflow as tf
 from episodes import assert_frequencies, chi_square_bound, draw, softmax
 
-from tfpg import estimators, importance, returns
+from tfpg import estimators, exact, importance, lqr, returns
 from tfpg.tabular import PartiallyObservedMDP, TabularMDP
 
 equation = pytest.mark.equation
@@ -186,3 +187,17 @@ def test_a_process_cannot_be_changed_and_is_only_equal_to_itself():
         with pytest.raises(dataclasses.FrozenInstanceError):
             one.gamma = 0.5
     assert "joint" not in repr(made[0][1])
+    assert lqr.LQR() == lqr.LQR(20, 0.95, 1.0)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        lqr.LQR().gamma = 0.5
+
+
+@equation("PG-05", "PG-12")
+def test_just_as_many_trajectories_as_may_be_listed_are_listed(monkeypatch):
+    mdp, task = TabularMDP.random(0), lqr.LQR(horizon=2)
+    for most, refused in ((216, False), (215, True)):
+        monkeypatch.setattr(exact, "MOST", most)
+        with pytest.raises(ValueError, match="horizon is 3: that makes more than 215") if refused else contextlib.nullcontext():
+            assert mdp.trajectories(np.zeros((3, 2))).probability.shape == (216,)
+        with pytest.raises(ValueError, match="horizon is 2: that makes more than 215") if refused else contextlib.nullcontext():
+            assert task.trajectories([-0.2, 0.5], nodes=6).probability.shape == (216,)
