@@ -173,7 +173,8 @@ def policy_iteration(reward: tf.Tensor, transition: tf.Tensor, pi: tf.Tensor, ga
     """pi <- greedy(Q^pi) until no action is better   (PG-130), for ever and discounted: V rises in every state, at every round.
 
     In each state the policy stays as it is, random or not, unless some action is better by more than round-off: equal actions do not
-    make it go round in circles. Args: reward [S, A]; transition [S, A, S]; pi [S, A], where to start; gamma [] below one.
+    make it go round in circles, and what is no process ends after 1000 rounds.
+    Args: reward [S, A]; transition [S, A, S]; pi [S, A], where to start; gamma [] below one.
     Returns: Improvement(pi [S, A], Values(q, v), rounds []). Raises: ValueError if the shapes do not fit.
     """
     tolerance = 1e4 * float(np.finfo(reward.dtype.as_numpy_dtype).eps)
@@ -186,4 +187,4 @@ def policy_iteration(reward: tf.Tensor, transition: tf.Tensor, pi: tf.Tensor, ga
         return pi, discounted_values(reward, transition, pi, gamma), k + 1
 
     start = (pi, discounted_values(reward, transition, pi, gamma), tf.constant(0))
-    return Improvement(*tf.while_loop(lambda _, values, k: tf.reduce_any(better(values)), improve, start))
+    return Improvement(*tf.while_loop(lambda _, values, k: tf.reduce_any(better(values)), improve, start, maximum_iterations=1000))
