@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 from absl import flags
 
 from tfpg import workdir
-from tfpg.config import PLACES, Config, check, closest
+from tfpg.config import PLACES, Config, check, closest, configured
 from tfpg.errors import EnvironmentFault, RunFault, UsageError
 
 HELP = ("-h", "-help", "--help", "-helpfull", "--helpfull", "-helpshort", "--helpshort")
@@ -45,9 +45,8 @@ def parse(arguments: list[str]) -> tuple[Config, dict[str, Any]]:
         raise UsageError(_plain(error)) from None
     if rest:
         raise UsageError(f"'{rest[0]}' is not a flag: flags look like --algo=npg; --help lists them.")
-    names = [field.name for field in dataclasses.fields(Config)]
-    config = Config(**{name: values[name].value for name in names})
-    return config, {name: values[name].value for name in names if values[name].present}
+    given = {field.name: values[field.name].value for field in dataclasses.fields(Config) if values[field.name].present}
+    return configured(**given), given
 
 
 KINDS = {bool: "true and false", int: "a whole number", float: "a number", str: "text"}

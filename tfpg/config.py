@@ -6,11 +6,17 @@ import math
 import re
 from typing import Any
 
+from tfpg import algorithms
+from tfpg.algorithms import ALGORITHMS, BASELINES, CRITICS, DEFAULTS, PSI, WEIGHTS, Algorithm
 from tfpg.errors import UsageError
 
-ALGORITHMS = ("reinforce", "reinforce_togo", "reinforce_baseline", "npg_fixed", "npg", "trpo")
 ACTIVATIONS = ("tanh", "relu", "elu", "swish")
-ENGINES = ("auto", "graph", "gymnasium", "envpool")
+ENGINES = ("auto", "graph", "sync", "async", "envpool")
+AUTORESETS = ("auto", "disabled", "same_step", "next_step")
+NETWORKS = ("mlp", "keras", "cnn", "gru")
+OPTIMIZERS = ("adam", "rmsprop", "sgd")
+SCHEDULES = ("constant", "linear", "cosine", "exponential")
+MODES = ("train", "evaluate", "export", "collect")
 """Names that flags may take, here so that `--help` and a mistyped flag need not wait for TensorFlow."""
 
 
@@ -19,51 +25,80 @@ def option(default: Any, group: str, help: str, **allowed: Any) -> Any:
     return dataclasses.field(default=default, metadata={"group": group, "help": help, **allowed})
 
 
-LEARN, STEP, NETWORK, RUN, JUDGE = "What to learn", "How to improve", "Networks", "Where and how to run", "Evaluation and logging"
+LEARN, ENVIRONMENT, PSI_FLAGS = "What to learn", "Environments", "From rewards to psi"
+STEP, NATURAL, FIRST, REUSE = "How to improve", "Natural gradient", "First-order steps", "Using a batch again"
+NETWORK, RUN, JUDGE = "Networks", "Where and how to run", "Evaluation and logging"
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    algo: str = option("npg", LEARN, f"a row of the table: {', '.join(ALGORITHMS)}", choices=ALGORITHMS)
-    env: str = option("CartPole-v1", LEARN, "environment: any gymnasium id")
-    engine: str = option("auto", LEARN, "graph (compiled TensorFlow), gymnasium, envpool; auto: graph if tfpg has it", choices=ENGINES)
+    algo: str = option("npg", LEARN, f"a row of the table: {', '.join(ALGORITHMS)}", choices=tuple(ALGORITHMS))
+    psi: str = option("", LEARN, f"instead of the row's own: {', '.join(PSI)}", choices=("", *PSI))
+    baseline: str = option("", LEARN, f"instead of the row's own: {', '.join(BASELINES)}", choices=("", *BASELINES))
+    critic: str = option("", LEARN, f"instead of the row's own: {', '.join(CRITICS)}", choices=("", *CRITICS))
+    weights: str = option("", LEARN, f"of off_policy: {', '.join(WEIGHTS)}", choices=("", *WEIGHTS))
     total_steps: int = option(400_000, LEARN, "environment steps to learn from, in whole iterations", low=1, high=10**15)
-    envs: int = option(0, LEARN, "environments side by side; 0: chosen by engine", low=0, high=1_000_000)
-    horizon: int = option(0, LEARN, "steps of each per iteration; 0: chosen by engine", low=0, high=1_000_000)
     seed: int = option(0, LEARN, "seed of everything random", low=0, high=2**31 - 1)
 
-    discount: float = option(0.99, STEP, "gamma, per step", low=0, high=1)
-    discount_from: str = option(
-        "togo", STEP, "togo: from each step on, as is common; start: as the objective has it", choices=("togo", "start")
-    )
-    gae_lambda: float = option(0.95, STEP, "lambda of generalised advantage estimation", low=0, high=1)
-    kl_radius: float = option(0.01, STEP, "epsilon of npg and trpo: mean KL(old||new) of a step, in nats", low=1e-12, high=100)
-    anneal: bool = option(True, STEP, "radius, alpha and learning_rate fall linearly to 0 over total_steps")
-    damping: float = option(0.1, STEP, "eta in (F + eta I) x = g", low=0, high=1e6)
-    cg_iterations: int = option(10, STEP, "conjugate-gradient iterations", low=1, high=10_000)
-    step_size: float = option(0.3, STEP, "alpha of npg_fixed: theta + alpha x", low=0, high=1e6)
-    backtracks: int = option(10, STEP, "step lengths that trpo tries", low=1, high=1000)
-    shrink: float = option(0.8, STEP, "factor from one of these lengths to the next", low=1e-6, high=1 - 1e-6)
-    optimizer: str = option("adam", STEP, "adam or sgd, of the reinforce rows", choices=("adam", "sgd"))
-    learning_rate: float = option(0.01, STEP, "its learning rate", low=0, high=1e6)
-    critic_learning_rate: float = option(1e-3, STEP, "learning rate of the critic (Adam)", low=0, high=1e6)
-    critic_epochs: int = option(5, STEP, "passes over the batch to fit the critic", low=1, high=10_000)
-    critic_minibatches: int = option(8, STEP, "minibatches of each pass", low=1, high=1_000_000)
+    env: str = option("CartPole-v1", ENVIRONMENT, "any gymnasium id")
+    engine: str = option("auto", ENVIRONMENT, "graph (compiled), sync, async, envpool; auto: graph if tfpg has it", choices=ENGINES)
+    autoreset: str = option("auto", ENVIRONMENT, "how gymnasium resets: disabled, same_step, next_step", choices=AUTORESETS)
+    envs: int = option(0, ENVIRONMENT, "environments side by side; 0: chosen by engine", low=0, high=1_000_000)
+    horizon: int = option(0, ENVIRONMENT, "steps of each per iteration; 0: chosen by engine", low=0, high=1_000_000)
+    episode_steps: int = option(0, ENVIRONMENT, "an episode is truncated after so many steps; 0: its own limit", low=0, high=10**9)
+    window: int = option(1, ENVIRONMENT, "observations that the policy sees together, the newest ones", low=1, high=1000)
+    normalize_observations: bool = option(True, ENVIRONMENT, "standardise observations by running mean and variance")
+    noise_repeat: int = option(1, ENVIRONMENT, "steps for which exploration noise is held", low=1, high=1_000_000)
 
-    network: str = option("mlp", NETWORK, "mlp: our own perceptron; keras: the same as a Keras model", choices=("mlp", "keras"))
+    discount: float = option(0.99, PSI_FLAGS, "gamma, per step", low=0, high=1)
+    discount_from: str = option(
+        "togo", PSI_FLAGS, "togo: from each step on, as is common; start: as the objective has it", choices=("togo", "start")
+    )
+    gae_lambda: float = option(0.95, PSI_FLAGS, "lambda of generalised advantage estimation", low=0, high=1)
+    n_steps: int = option(5, PSI_FLAGS, "n of psi=n_step, and of modelled steps with pathwise", low=1, high=100_000)
+    average_rate: float = option(0.1, PSI_FLAGS, "kappa of baseline=moving_average", low=1e-9, high=1)
+    whiten: bool = option(False, PSI_FLAGS, "standardise psi over each batch")
+    return_scaling: bool = option(False, PSI_FLAGS, "divide psi by the running deviation of returns")
+
+    entropy_bonus: float = option(0.0, STEP, "reward per nat of entropy, in units of psi", low=0, high=1e6)
+    schedule: str = option("linear", STEP, f"how steps shrink over total_steps: {', '.join(SCHEDULES)}", choices=SCHEDULES)
+    kl_radius: float = option(0.01, NATURAL, "epsilon of npg and trpo: mean KL(old||new) of a step, in nats", low=1e-12, high=100)
+    damping: float = option(0.1, NATURAL, "eta in (F + eta I) x = g", low=0, high=1e6)
+    cg_iterations: int = option(10, NATURAL, "conjugate-gradient iterations", low=1, high=10_000)
+    step_size: float = option(0.3, NATURAL, "alpha of npg_fixed: theta + alpha x", low=0, high=1e6)
+    backtracks: int = option(10, NATURAL, "step lengths that trpo tries", low=1, high=1000)
+    shrink: float = option(0.8, NATURAL, "factor from one of these lengths to the next", low=1e-6, high=1 - 1e-6)
+    fisher_block: int = option(2048, NATURAL, "samples per block of the Fisher-vector product", low=1, high=2**31 - 1)
+    optimizer: str = option("adam", FIRST, "of the rows without natural gradient: adam, rmsprop, sgd", choices=OPTIMIZERS)
+    learning_rate: float = option(0.01, FIRST, "its learning rate", low=0, high=1e6)
+    gradient_clip: float = option(0.0, FIRST, "longest gradient that is used as it is; 0: any", low=0, high=1e9)
+    critic_learning_rate: float = option(1e-3, FIRST, "learning rate of critic and model (Adam)", low=0, high=1e6)
+    critic_epochs: int = option(5, FIRST, "passes over the batch to fit them", low=1, high=10_000)
+    critic_minibatches: int = option(8, FIRST, "minibatches of each pass", low=1, high=1_000_000)
+    epochs: int = option(10, REUSE, "passes over a batch: ppo, ppo_kl, off_policy, pathwise", low=1, high=10_000)
+    minibatches: int = option(8, REUSE, "minibatches of each pass", low=1, high=1_000_000)
+    clip_range: float = option(0.2, REUSE, "epsilon of ppo: ratios beyond 1 +- epsilon earn nothing", low=1e-9, high=1 - 1e-9)
+    kl_target: float = option(0.01, REUSE, "nats per iteration that ppo_kl aims at", low=1e-12, high=100)
+    self_normalise: bool = option(False, REUSE, "off_policy: divide weights by their mean")
+    least_overlap: float = option(0.3, REUSE, "off_policy: least effective share of the sample to learn from", low=0, high=1)
+    demonstrations: str = option("", REUSE, "off_policy: a file of trajectories to learn from, as --mode=collect writes")
+    clone_epochs: int = option(0, REUSE, "with demonstrations: passes of imitation first", low=0, high=1_000_000)
+    guidance: float = option(0.0, REUSE, "w_r > 0: the guided-policy-search objective", low=0, high=1e9)
+
+    network: str = option("mlp", NETWORK, "mlp; keras: the same in Keras; cnn: pixels; gru: remembers", choices=NETWORKS)
     hidden: str = option("64,64", NETWORK, "widths of the hidden layers; empty: linear")
     activation: str = option("tanh", NETWORK, f"of the hidden layers: {', '.join(ACTIVATIONS)}", choices=ACTIVATIONS)
     initial_log_std: float = option(0.0, NETWORK, "of a new Gaussian policy; -1 and 1 are the action's bounds", low=-20, high=5)
-    normalize_observations: bool = option(True, NETWORK, "standardise observations by running mean and variance")
+    log_std_floor: float = option(-20.0, NETWORK, "the Gaussian policy's least log standard deviation", low=-20, high=5)
 
-    mode: str = option("train", RUN, "train; evaluate or export the run in --workdir", choices=("train", "evaluate", "export"))
+    mode: str = option("train", RUN, f"{', '.join(MODES)}; all but train take the run in --workdir", choices=MODES)
     workdir: str = option("", RUN, "run directory; empty: a new one under runs/")
     resume: bool = option(False, RUN, "continue the run in --workdir")
+    output: str = option("", RUN, "file that --mode=collect writes; empty: demonstrations.npz in --workdir")
     device: str = option("auto", RUN, "auto, cpu, gpu or tpu", choices=("auto", "cpu", "gpu", "tpu"))
     jit: bool = option(True, RUN, "compile with XLA")
-    fisher_block: int = option(2048, RUN, "samples per block of the Fisher-vector product", low=1, high=2**31 - 1)
 
-    eval_episodes: int = option(100, JUDGE, "greedy episodes of an evaluation", low=1, high=1_000_000)
+    eval_episodes: int = option(100, JUDGE, "greedy episodes of an evaluation, and episodes to collect", low=1, high=1_000_000)
     eval_every: int = option(0, JUDGE, "iterations between evaluations; 0: only at the end", low=0, high=2**31 - 1)
     stop_at_return: float = option(math.nan, JUDGE, "stop once an evaluation (every 10 iterations if eval_every is 0) reaches it")
     checkpoint_every: int = option(50, JUDGE, "iterations between checkpoints; there is one at the end too", low=1, high=2**31 - 1)
@@ -74,8 +109,17 @@ class Config:
         """`hidden` as numbers; empty means a linear network."""
         return [int(width) for width in self.hidden.split(",") if width.strip()]
 
+    def row(self) -> Algorithm:
+        """The words that are in force: the row's own, or what the flags put in their place."""
+        return algorithms.varied(ALGORITHMS[self.algo], self.psi, self.baseline, self.critic, self.weights)
 
-PLACES = ("mode", "workdir", "resume")  # where a run lies and what is done with it: not part of what the run is
+
+def configured(**given: Any) -> Config:
+    """A Config of the values given; what is not given is what the row of `algo` sets, or else the flag's default."""
+    return Config(**{**DEFAULTS.get(given.get("algo", Config.algo), {}), **given})
+
+
+PLACES = ("mode", "workdir", "resume", "output")  # where a run lies and what is done with it: not part of what the run is
 FREE = (*PLACES, "total_steps", "stop_at_return", "checkpoint_every", "progress", "tensorboard", "eval_every", "eval_episodes", "device")
 """Flags that a resumed run may change: they say how long and how watched, not what is learned."""
 
@@ -89,11 +133,52 @@ def closest(word: str, words: Any) -> str:
 def _check_field(field: dataclasses.Field, value: Any) -> None:
     low, high, choices = (field.metadata.get(key) for key in ("low", "high", "choices"))
     if choices and value not in choices:
-        raise UsageError(f"--{field.name}={value} is unknown: {', '.join(choices)} are allowed.{closest(value, choices)}")
+        allowed = ", ".join(filter(None, choices))
+        raise UsageError(f"--{field.name}={value} is unknown: {allowed} are allowed.{closest(value, choices)}")
     if isinstance(value, float) and (math.isinf(value) or (math.isnan(value) and field.name != "stop_at_return")):
         raise UsageError(f"--{field.name}={value} is not allowed: a finite number may stand there.")
     if low is not None and not low <= value <= high:
         raise UsageError(f"--{field.name}={value} is out of range: a number from {low} to {high} is allowed.")
+
+
+def _check_row(config: Config) -> None:
+    """Raises UsageError for words that make no sense together, or flags that the row would not read."""
+    row = config.row()
+    if config.weights and config.algo != "off_policy":
+        raise UsageError(f"--weights={config.weights} goes with --algo=off_policy, not with --algo={config.algo}.")
+    if config.algo == "pathwise" and (config.psi or config.baseline or config.critic):
+        word = next(word for word in ("psi", "baseline", "critic") if getattr(config, word))
+        raise UsageError(f"--{word}={getattr(config, word)} has no meaning for --algo=pathwise, which differentiates a model instead.")
+    found = algorithms.nonsense(row)
+    if found:
+        word, why = found
+        raise UsageError(f"--{word}={getattr(row, word)} does not go with --algo={config.algo} here: {why}.")
+    if config.critic and not algorithms.needs_critic(row):
+        raise UsageError(
+            f"--critic={config.critic} would not be read: --baseline=value, or another --psi than {row.psi}, asks for a critic."
+        )
+    _check_fitting(config, row)
+
+
+def _check_fitting(config: Config, row: Algorithm) -> None:
+    """Raises UsageError for networks, objectives and data that the row cannot use."""
+    if config.network == "gru":
+        if row.improve.startswith("natural"):
+            raise UsageError(
+                f"--network=gru does not go with --algo={config.algo}: the Fisher product cannot pass its memory; "
+                "ppo, ppo_kl, a2c, actor_critic and the reinforce rows learn with it, and --window=4 goes with every row."
+            )
+        if config.algo == "pathwise" or (algorithms.needs_critic(row) and algorithms.fits_q(row)):
+            raise UsageError("--network=gru goes with critics of V only: --critic=td, lambda or monte_carlo, and not with pathwise.")
+    if config.baseline in ("leave_one_out", "optimal", "optimal_per_parameter") and config.envs == 1:
+        raise UsageError(f"--baseline={config.baseline} needs other trajectories: --envs=2 or more is allowed, not --envs=1.")
+    if config.whiten and row.surrogate == "causal":
+        raise UsageError("--whiten does not go with --weights=causal, whose psi is made anew in each update; the other --weights take it.")
+    for name, needed in (("guidance", "demonstrations"), ("clone_epochs", "demonstrations")):
+        if getattr(config, name) and not getattr(config, needed):
+            raise UsageError(f"--{name}={getattr(config, name)} needs --{needed}=FILE.")
+    if config.demonstrations and config.algo != "off_policy":
+        raise UsageError(f"--demonstrations={config.demonstrations} goes with --algo=off_policy, not with --algo={config.algo}.")
 
 
 def check(config: Config) -> Config:
@@ -102,6 +187,13 @@ def check(config: Config) -> Config:
         _check_field(field, getattr(config, field.name))
     if not re.fullmatch(r"([1-9][0-9]{0,5}(, *[1-9][0-9]{0,5})*)?", config.hidden):
         raise UsageError(f"--hidden={config.hidden} is not a list of widths: whole numbers like 64,64 are allowed, or nothing.")
+    _check_row(config)
+    if config.log_std_floor > -20 and config.initial_log_std <= config.log_std_floor:
+        raise UsageError(
+            f"--initial_log_std={config.initial_log_std} is not above --log_std_floor={config.log_std_floor}: it starts above its floor."
+        )
+    if config.autoreset != "auto" and config.engine not in ("sync", "async"):
+        raise UsageError(f"--autoreset={config.autoreset} goes with --engine=sync or async, not with --engine={config.engine}.")
     if config.mode != "train" and not config.workdir:
         raise UsageError(f"--mode={config.mode} needs --workdir=DIR, the directory of a run.")
     if config.resume and not config.workdir:

@@ -9,15 +9,15 @@ import tensorflow as tf
 
 from tfpg.envs.gym import VectorEnvironment
 from tfpg.errors import EnvironmentFault
+from tfpg.learner import Learner, act, no_memory
 from tfpg.rollout import require_finite, where_rows
-from tfpg.types import Environment, TrainState
-from tfpg.update import Learner, perceive
+from tfpg.types import Environment, Nest, TrainState
 
 
-def greedy(learner: Learner, state: TrainState, observation: tf.Tensor) -> tf.Tensor:
-    """The policy's mode in the environment's own units, for raw observations [M, *shape]."""
-    p = learner.policy.parameters(state.policy, perceive(learner, state, observation))
-    return learner.policy.to_env(learner.policy.mode(p))
+def greedy(learner: Learner, state: TrainState, observation: tf.Tensor, memory: Nest = ()) -> tuple[tf.Tensor, Nest]:
+    """The policy's mode in the environment's own units, for raw observations [M, *shape], and its memory afterwards."""
+    p, memory = act(learner, state, observation, memory)
+    return learner.policy.to_env(learner.policy.mode(p)), memory
 
 
 def in_graph(environment: Environment, learner: Learner, episodes: int) -> Callable[[TrainState, tf.Tensor], tf.Tensor]:
@@ -28,15 +28,16 @@ def in_graph(environment: Environment, learner: Learner, episodes: int) -> Calla
         first = environment.reset(episodes, start)
         zeros = tf.zeros([episodes], environment.observe(first).dtype)
 
-        def unfinished(t: tf.Tensor, _e: Any, alive: tf.Tensor, _total: tf.Tensor) -> tf.Tensor:
+        def unfinished(t: tf.Tensor, _e: Any, _m: Nest, alive: tf.Tensor, _total: tf.Tensor) -> tf.Tensor:
             return (t < environment.time_limit) & tf.reduce_any(alive)
 
-        def step(t: tf.Tensor, now: Any, alive: tf.Tensor, total: tf.Tensor) -> tuple[Any, ...]:
-            action = greedy(learner, state, environment.observe(now))
+        def step(t: tf.Tensor, now: Any, memory: Nest, alive: tf.Tensor, total: tf.Tensor) -> tuple[Any, ...]:
+            action, memory = greedy(learner, state, environment.observe(now), memory)
             after, reward, terminated = environment.step(now, action, tf.random.experimental.stateless_fold_in(noise, t))
-            return t + 1, where_rows(alive, after, now), alive & ~terminated, total + tf.where(alive, reward, 0.0)
+            return t + 1, where_rows(alive, after, now), memory, alive & ~terminated, total + tf.where(alive, reward, 0.0)
 
-        return tf.while_loop(unfinished, step, (tf.constant(0), first, tf.ones([episodes], tf.bool), zeros))[3]
+        memory = no_memory(learner.policy, episodes)
+        return tf.while_loop(unfinished, step, (tf.constant(0), first, memory, tf.ones([episodes], tf.bool), zeros))[4]
 
     return evaluate
 
@@ -46,13 +47,14 @@ def in_python(learner: Learner, jit: bool) -> Callable[[TrainState, VectorEnviro
 
     Each environment plays the same number of episodes (the first ones one more): taking whichever end first would favour short ones.
     """
-    act = tf.function(lambda state, observation: greedy(learner, state, observation), jit_compile=jit, autograph=False)
+    choose = tf.function(lambda *given: greedy(learner, *given), jit_compile=jit, autograph=False)
 
     def evaluate(state: TrainState, environment: VectorEnvironment, n: int, episodes: int) -> np.ndarray:
         left = np.array([episodes // n + (i < episodes % n) for i in range(n)])
-        observation, total, returns = environment.reset(), np.zeros(n), []
+        observation, total, returns, memory = environment.reset(), np.zeros(n), [], no_memory(learner.policy, n)
         while left.any():
-            step = environment.step(act(state, observation).numpy())
+            action, memory = choose(state, observation, memory)
+            step = environment.step(action.numpy())
             require_finite("reward", step.reward[None])
             total += step.reward * step.valid
             ended = (step.terminated | step.truncated) & step.valid
@@ -60,6 +62,8 @@ def in_python(learner: Learner, jit: bool) -> Callable[[TrainState, VectorEnviro
             left = left - (ended & (left > 0))
             total[ended] = 0.0
             observation = step.observation
+            if learner.policy.memory:
+                memory = tf.where((ended | ~step.valid)[:, None], tf.zeros_like(memory), memory)
         return np.array(returns)
 
     return evaluate

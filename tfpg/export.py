@@ -4,8 +4,10 @@
     sample           observation [B, *shape], seed [B, 2]   -> action; a row depends on its own seed only
     distribution     observation [B, *shape]                -> the parameters of the action distribution
 
-Observations are the environment's own, normalisation is inside; actions are in the environment's own units. Nothing in the file needs
-tfpg or TFP to load, and nothing in it is compiled ahead, since a compiled signature would compile anew for each batch size.
+Observations are the environment's own, normalisation is inside; actions are in the environment's own units. An observation of several
+parts (Dict, Tuple) or of whole numbers (Discrete and the like) comes as one input for each part, in the environment's own types. A
+recurrent policy also takes `memory` [B, H], zeros at the start of an episode, and gives it back for the next step. Nothing in the file
+needs tfpg or TFP to load, and nothing in it is compiled ahead, since a compiled signature would compile anew for each batch size.
 """
 
 import shutil
@@ -14,11 +16,11 @@ from pathlib import Path
 
 import tensorflow as tf
 
+from tfpg.encoding import encode
 from tfpg.errors import RunFault
-from tfpg.evaluate import greedy
 from tfpg.files import commit, numbered
+from tfpg.learner import Learner, act
 from tfpg.types import Nest, Spaces, TrainState
-from tfpg.update import Learner, perceive
 
 Tensors = dict[str, tf.Tensor]
 
@@ -35,46 +37,72 @@ class Actor(tf.Module):
             policy, observations = tf.nest.pack_sequence_as(used, [tf.convert_to_tensor(leaf) for leaf in self.leaves])
             return state._replace(policy=policy, observations=observations)
 
-        observation = tf.TensorSpec([None, *spaces.observation_shape], tf.float32, "observation")
         seed = tf.TensorSpec([None, 2], tf.int32, "seed")
+        inputs = observation_inputs(spaces)
+        if learner.policy.memory:
+            inputs["memory"] = tf.TensorSpec([None, learner.policy.memory], tf.float32, "memory")
+        look = _look(learner, now, inputs, spaces)
         self.uses = {
-            "serving_default": tf.function(_greedy(learner, now, observation.shape), [observation]),
-            "sample": tf.function(_sample(learner, now, observation.shape), [observation, seed]),
-            "distribution": tf.function(_distribution(learner, now, observation.shape), [observation]),
+            "serving_default": tf.function(_greedy(learner, look)).get_concrete_function(**inputs),
+            "sample": tf.function(_sample(learner, look)).get_concrete_function(**inputs, seed=seed),
+            "distribution": tf.function(lambda **given: look(given)).get_concrete_function(**inputs),
         }
 
 
-def _greedy(learner: Learner, now: Callable[[], TrainState], shape: tf.TensorShape) -> Callable[..., Tensors]:
-    def serving_default(observation: tf.Tensor) -> Tensors:
-        observation = tf.ensure_shape(observation, shape)
-        return {"action": tf.identity(greedy(learner, now(), observation))}
+def observation_inputs(spaces: Spaces) -> dict[str, tf.TensorSpec]:
+    """The inputs that carry an observation: one, or one for each of its parts in the environment's own types."""
+    if by_parts(spaces):
+        return {part.name: tf.TensorSpec([None, *part.shape], tf.as_dtype(part.dtype), part.name) for part in spaces.parts}
+    return {"observation": tf.TensorSpec([None, *spaces.observation_shape], tf.float32, "observation")}
+
+
+def by_parts(spaces: Spaces) -> bool:
+    """Whether the observation is made of parts that are encoded in the model; a window of them comes encoded already."""
+    return bool(spaces.parts) and len(spaces.observation_shape) == 1
+
+
+def _look(
+    learner: Learner, now: Callable[[], TrainState], inputs: dict[str, tf.TensorSpec], spaces: Spaces
+) -> Callable[[dict[str, tf.Tensor]], Tensors]:
+    """Inputs -> the action distribution's parameters, with the new memory beside them where there is one."""
+
+    def look(given: dict[str, tf.Tensor]) -> Tensors:
+        given = {name: tf.ensure_shape(given[name], spec.shape) for name, spec in inputs.items()}
+        memory = given.pop("memory", ())
+        observation = encode(spaces.parts, given) if by_parts(spaces) else given["observation"]
+        p, after = act(learner, now(), observation, memory)
+        found = {name: tf.identity(tensor) for name, tensor in p.items()}
+        return {**found, "memory": tf.identity(after)} if learner.policy.memory else found
+
+    return look
+
+
+def _answer(action: tf.Tensor, found: Tensors) -> Tensors:
+    kept = {"memory": found["memory"]} if "memory" in found else {}
+    return {"action": tf.identity(action), **kept}
+
+
+def _greedy(learner: Learner, look: Callable[[dict[str, tf.Tensor]], Tensors]) -> Callable[..., Tensors]:
+    def serving_default(**given: tf.Tensor) -> Tensors:
+        found = look(given)
+        return _answer(learner.policy.to_env(learner.policy.mode(found)), found)
 
     return serving_default
 
 
-def _sample(learner: Learner, now: Callable[[], TrainState], shape: tf.TensorShape) -> Callable[..., Tensors]:
+def _sample(learner: Learner, look: Callable[[dict[str, tf.Tensor]], Tensors]) -> Callable[..., Tensors]:
     policy = learner.policy
 
-    def sample(observation: tf.Tensor, seed: tf.Tensor) -> Tensors:
-        observation, seed = tf.ensure_shape(observation, shape), tf.ensure_shape(seed, [None, 2])
-        tf.debugging.assert_equal(tf.shape(seed)[0], tf.shape(observation)[0], "each row of observation needs a seed")
-        state = now()
-        p = policy.parameters(state.policy, perceive(learner, state, observation))
+    def sample(seed: tf.Tensor, **given: tf.Tensor) -> Tensors:
+        seed = tf.ensure_shape(seed, [None, 2])
+        first = next(iter(given.values()))
+        tf.debugging.assert_equal(tf.shape(seed)[0], tf.shape(first)[0], "each row of observation needs a seed")
+        found = look(given)
         like = policy.noise([1], tf.zeros([2], tf.int32))
         noise = tf.map_fn(lambda s: policy.noise([1], s)[0], seed, fn_output_signature=tf.TensorSpec(like.shape[1:], like.dtype))
-        return {"action": tf.identity(policy.to_env(policy.act(p, noise)))}
+        return _answer(policy.to_env(policy.act(found, noise)), found)
 
     return sample
-
-
-def _distribution(learner: Learner, now: Callable[[], TrainState], shape: tf.TensorShape) -> Callable[..., Tensors]:
-    def distribution(observation: tf.Tensor) -> Tensors:
-        observation = tf.ensure_shape(observation, shape)
-        state = now()
-        parameters: Nest = learner.policy.parameters(state.policy, perceive(learner, state, observation))
-        return {name: tf.identity(tensor) for name, tensor in parameters.items()}
-
-    return distribution
 
 
 def export(directory: Path, learner: Learner, state: TrainState, spaces: Spaces) -> Path:

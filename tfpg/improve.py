@@ -1,10 +1,11 @@
 """How parameters get better: a direction times a step.
 
     ascend   gradient, handed to a first-order optimiser
+    epochs   the same, again and again on shuffled parts of one batch
     natural  F^{-1} gradient by conjugate gradient, times one of the steps `fixed`, `kl_scaled`, `backtracking`
 
 `pace` in [0, 1] is how much of the configured step is taken now: a schedule lets it fall while a run goes on. It multiplies the increment
-of `ascend`, the alpha of `fixed` and the radius of the other two.
+of `ascend` and `epochs`, the alpha of `fixed` and the radius of the other two.
 
 Every function here takes functions and stays plain Python: it is traced as a part of the compiled update.
 """
@@ -14,7 +15,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from tfpg import gradients, linalg, trees, trust_region
+from tfpg import linalg, trees, trust_region
 from tfpg.types import Nest, Optimizer, Problem
 
 
@@ -28,6 +29,9 @@ class Settings(NamedTuple):
     cg_iterations: int
     shrink: float  # factor of each backtracking
     backtracks: int  # step lengths tried by `backtracking`
+    epochs: int = 1  # passes over the batch by `epochs`
+    minibatches: int = 1  # parts of each pass
+    least_overlap: float = 0.0  # an update is refused where the batch says less than this share of its size about theta
 
 
 class Direction(NamedTuple):
@@ -41,12 +45,43 @@ Info = dict[str, tf.Tensor]
 Step = Callable[[Problem, Nest, Direction, Settings, tf.Tensor], tuple[Nest, Info]]
 
 
-def ascend(problem: Problem, params: Nest, memory: Nest, settings: Settings, pace: tf.Tensor) -> tuple[Nest, Nest, Info]:
+def ascend(problem: Problem, params: Nest, memory: Nest, settings: Settings, pace: tf.Tensor, seed: tf.Tensor) -> tuple[Nest, Nest, Info]:
     """theta <- theta + pace increment(grad J)   (PG-26)."""
-    _, g = gradients.gradient(problem.objective, params)
+    g = problem.gradient(params)
     increment, memory = settings.optimizer.update(g, memory)
     increment = trees.scale(pace, increment)
     return trees.axpy(1.0, increment, params), memory, {"gradient_norm": trees.norm(g), "step_size": trees.norm(increment)}
+
+
+def epochs(problem: Problem, params: Nest, memory: Nest, settings: Settings, pace: tf.Tensor, seed: tf.Tensor) -> tuple[Nest, Nest, Info]:
+    """`ascend` on each of `minibatches` shuffled parts of the batch, `epochs` times over.
+
+    An update is refused, and counted, where the effective share of its part at theta is below `least_overlap`: the data then say too little
+    about the policy that is to be improved. A remainder of fewer than `minibatches` units sits out each pass, another one each time.
+    """
+    count = settings.minibatches
+    size = problem.units // count
+
+    def step(k: tf.Tensor, theta: Nest, memory: Nest, order: tf.Tensor, refused: tf.Tensor, least: tf.Tensor) -> tuple[Any, ...]:
+        part = problem.part(order[k])
+        better, after, _ = ascend(part, theta, memory, settings, pace, seed)
+        overlap = part.overlap(theta)
+        usable = overlap >= settings.least_overlap
+        theta, memory = trees.select(usable, (better, after), (theta, memory))
+        return k + 1, theta, memory, order, refused + tf.cast(~usable, tf.float32), tf.minimum(least, overlap)
+
+    def epoch(e: tf.Tensor, theta: Nest, memory: Nest, refused: tf.Tensor, least: tf.Tensor) -> tuple[Any, ...]:
+        noise = tf.random.stateless_uniform([problem.units], tf.random.experimental.stateless_fold_in(seed, e))
+        order = tf.reshape(tf.argsort(noise)[: count * size], [count, size])
+        start = (tf.constant(0), theta, memory, order, refused, least)
+        _, theta, memory, _, refused, least = tf.while_loop(lambda k, *_: k < count, step, start)
+        return e + 1, theta, memory, refused, least
+
+    start = (tf.constant(0), params, memory, tf.constant(0.0), tf.constant(1.0))
+    _, theta, memory, refused, least = tf.while_loop(lambda e, *_: e < settings.epochs, epoch, start)
+    moved = trees.norm(trees.axpy(-1.0, params, theta))
+    info = {"gradient_norm": trees.norm(problem.gradient(params)), "step_size": moved, "refused": refused, "overlap": least}
+    return theta, memory, info
 
 
 def natural(step: Step) -> Callable[..., tuple[Nest, Nest, Info]]:
@@ -56,8 +91,10 @@ def natural(step: Step) -> Callable[..., tuple[Nest, Nest, Info]]:
     1/2 (alpha d).F(alpha d) equal the radius (PG-108).
     """
 
-    def improve(problem: Problem, params: Nest, memory: Nest, settings: Settings, pace: tf.Tensor) -> tuple[Nest, Nest, Info]:
-        _, g = gradients.gradient(problem.objective, params)
+    def improve(
+        problem: Problem, params: Nest, memory: Nest, settings: Settings, pace: tf.Tensor, seed: tf.Tensor
+    ) -> tuple[Nest, Nest, Info]:
+        g = problem.gradient(params)
         damped = lambda v: trees.axpy(settings.damping, v, problem.fisher(v))  # noqa: E731
         solution = linalg.conjugate_gradient(damped, g, settings.cg_iterations)
         direction = Direction(solution.x, trees.dot(solution.x, problem.fisher(solution.x)))
@@ -102,3 +139,12 @@ def backtracking(problem: Problem, params: Nest, direction: Direction, settings:
     alpha = tf.where(accepted, alpha, tf.zeros_like(alpha))
     info = {"step_size": alpha, "kl_radius": radius, "accepted": tf.cast(accepted, alpha.dtype)}
     return trees.axpy(alpha, direction.d, params), info
+
+
+IMPROVEMENTS = {
+    "ascend": ascend,
+    "epochs": epochs,
+    "natural_fixed": natural(fixed),
+    "natural": natural(kl_scaled),
+    "natural_search": natural(backtracking),
+}

@@ -68,3 +68,15 @@ def identity() -> Normalizer:
         return x
 
     return Normalizer(lambda: (), unchanged, unchanged, lambda s, x, mask: s)
+
+
+def fixed(low: float, high: float) -> Normalizer:
+    """x -> (x - low) / (high - low): known bounds to [0, 1], with nothing to remember."""
+
+    def apply(_: Nest, x: tf.Tensor) -> tf.Tensor:
+        return (x - low) / (high - low)
+
+    def invert(_: Nest, z: tf.Tensor) -> tf.Tensor:
+        return low + z * (high - low)
+
+    return Normalizer(lambda: (), apply, invert, lambda s, x, mask: s)

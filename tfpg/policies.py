@@ -4,7 +4,7 @@ Actions are stored and scored as the policy drew them; the environment's bounds 
 a log-probability infinite.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,25 @@ from tfpg.types import Nest, Net, Policy
 
 tfd = tfp.distributions
 
+NEVER = -1e9
+"""The logit of an action that there is not: exp(NEVER - anything a network says) is 0, and 0 times NEVER is no NaN."""
+
+
+def remembering(policy: Policy, net: Net, head: Callable[[Nest, tf.Tensor], dict[str, tf.Tensor]], part: str = "") -> Policy:
+    """The policy with `advance` and `memory` where its network is recurrent; otherwise the policy as it is.
+
+    Args: head: (theta, outputs of the network) -> parameters; part: the entry of theta that is the network's, if theta has more.
+    """
+    if net.step is None:
+        return policy
+    step = net.step
+
+    def advance(params: Nest, observation: tf.Tensor, memory: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
+        outputs, memory = step(params[part] if part else params, observation, memory)
+        return head(params, outputs), memory
+
+    return policy._replace(advance=advance, memory=net.memory)
+
 
 def categorical(net: Net, actions: int, start: int = 0, dtype: tf.DType = tf.float32) -> Policy:
     """pi(a|o) = softmax(f_theta(o))_a   (PG-90), a in {0, .., actions - 1}; the environment is given a + start.
@@ -23,8 +42,11 @@ def categorical(net: Net, actions: int, start: int = 0, dtype: tf.DType = tf.flo
     Parameters: {'logits': [..., actions]}. Action: int32 [...].
     """
 
+    def head(logits: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"logits": logits}
+
     def parameters(params: Nest, observation: tf.Tensor) -> dict[str, tf.Tensor]:
-        return {"logits": net.apply(params, observation)}
+        return head(net.apply(params, observation))
 
     def distribution(p: dict[str, tf.Tensor]) -> Any:
         return tfd.Categorical(logits=p["logits"])
@@ -39,11 +61,21 @@ def categorical(net: Net, actions: int, start: int = 0, dtype: tf.DType = tf.flo
     def mode(p: dict[str, tf.Tensor]) -> tf.Tensor:
         return tf.argmax(p["logits"], axis=-1, output_type=tf.int32)
 
-    return Policy(net.init, parameters, distribution, noise, act, mode, lambda action: action + start)
+    policy = Policy(net.init, parameters, distribution, noise, act, mode, lambda action: action + start)
+    return remembering(policy, net, lambda params, y: head(y))
 
 
-def gaussian(net: Net, low: Sequence[float], high: Sequence[float], initial_log_std: float = 0.0, dtype: tf.DType = tf.float32) -> Policy:
+def gaussian(
+    net: Net,
+    low: Sequence[float],
+    high: Sequence[float],
+    initial_log_std: float = 0.0,
+    log_std_floor: float | None = None,
+    dtype: tf.DType = tf.float32,
+) -> Policy:
     """pi(a|o) = N(f_theta(o), diag(sigma^2))   (PG-91), sigma = exp(log_std) a parameter that does not depend on o.
+
+    With a floor, log sigma = floor + softplus(log_std - floor): never below it, and moved by its parameter everywhere.
 
     Where an action component has finite bounds, the policy's -1 and +1 are those bounds: the environment is given
     clip(middle + a (high - low) / 2, low, high). Components without bounds pass unchanged.
@@ -57,13 +89,19 @@ def gaussian(net: Net, low: Sequence[float], high: Sequence[float], initial_log_
     below, above = np.where(bounded, bounds, [[-1.0], [1.0]])
     middle, half = tf.constant((below + above) / 2, dtype), tf.constant((above - below) / 2, dtype)
     lowest, highest = (tf.constant(bound, dtype) for bound in bounds)
+    first = initial_log_std if log_std_floor is None else log_std_floor + float(np.log(np.expm1(initial_log_std - log_std_floor)))
 
     def init(seed: tf.Tensor) -> Nest:
-        return {"net": net.init(seed), "log_std": tf.fill([actions], tf.constant(initial_log_std, dtype))}
+        return {"net": net.init(seed), "log_std": tf.fill([actions], tf.constant(first, dtype))}
+
+    def head(params: Nest, loc: tf.Tensor) -> dict[str, tf.Tensor]:
+        log_std = params["log_std"]
+        if log_std_floor is not None:
+            log_std = log_std_floor + tf.nn.softplus(log_std - log_std_floor)
+        return {"loc": loc, "log_std": tf.broadcast_to(log_std, tf.shape(loc))}
 
     def parameters(params: Nest, observation: tf.Tensor) -> dict[str, tf.Tensor]:
-        loc = net.apply(params["net"], observation)
-        return {"loc": loc, "log_std": tf.broadcast_to(params["log_std"], tf.shape(loc))}
+        return head(params, net.apply(params["net"], observation))
 
     def distribution(p: dict[str, tf.Tensor]) -> Any:
         return tfd.MultivariateNormalDiag(p["loc"], tf.exp(p["log_std"]))
@@ -77,4 +115,48 @@ def gaussian(net: Net, low: Sequence[float], high: Sequence[float], initial_log_
     def to_env(action: tf.Tensor) -> tf.Tensor:
         return tf.clip_by_value(middle + half * action, lowest, highest)
 
-    return Policy(init, parameters, distribution, noise, act, lambda p: p["loc"], to_env)
+    return remembering(Policy(init, parameters, distribution, noise, act, lambda p: p["loc"], to_env), net, head, "net")
+
+
+def multi_categorical(net: Net, sizes: Sequence[int], starts: Sequence[int] | None = None, dtype: tf.DType = tf.float32) -> Policy:
+    """pi(a|o) = prod_k softmax(f_theta(o)_k)_{a_k}: K independent components, a_k in {0, .., sizes[k] - 1}.
+
+    The environment is given a + starts. Sampling and mode are those of `categorical`, component by component.
+    Parameters: {'logits': [..., K, max(sizes)]}; the rows of components with fewer values are filled up with NEVER, which has no part
+    in any sum and no gradient. Action: int32 [..., K].
+
+    Args: net: [..., O] -> [..., sum(sizes)], component after component; starts: first value of each component, 0 if not given.
+    """
+    count, widest = np.asarray(sizes, np.int64), int(max(sizes))
+    starts = np.zeros(len(count), np.int32) if starts is None else np.asarray(starts, np.int32)
+    if count.min() < 1 or starts.shape != count.shape:
+        raise ValueError(f"sizes {list(sizes)} and starts {list(starts)}: as many starts as sizes are allowed, and sizes from 1 on.")
+    present = np.arange(widest) < count[:, None]
+    place = np.where(present, np.cumsum(count)[:, None] - count[:, None] + np.arange(widest), 0)
+
+    def head(outputs: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"logits": tf.where(present, tf.gather(outputs, place, axis=-1), tf.constant(NEVER, dtype))}
+
+    def parameters(params: Nest, observation: tf.Tensor) -> dict[str, tf.Tensor]:
+        return head(net.apply(params, observation))
+
+    def distribution(p: dict[str, tf.Tensor]) -> Any:
+        return tfd.Independent(tfd.Categorical(logits=p["logits"]), 1)
+
+    one = categorical(net, widest, 0, dtype)
+
+    def noise(batch: Any, seed: tf.Tensor) -> tf.Tensor:
+        return one.noise(tf.concat([tf.cast(batch, tf.int32), [len(count)]], axis=0), seed)
+
+    policy = Policy(net.init, parameters, distribution, noise, one.act, one.mode, lambda action: action + starts)
+    return remembering(policy, net, lambda params, y: head(y))
+
+
+def shaped(policy: Policy, shape: Sequence[int]) -> Policy:
+    """The same policy, whose actions [..., A] reach the environment as [..., *shape]."""
+
+    def to_env(action: tf.Tensor) -> tf.Tensor:
+        flat = policy.to_env(action)
+        return tf.reshape(flat, tf.concat([tf.shape(flat)[:-1], tf.constant(list(shape), tf.int32)], axis=0))
+
+    return policy._replace(to_env=to_env)

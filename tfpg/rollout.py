@@ -9,20 +9,22 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from tfpg.algorithms import whole_episodes
 from tfpg.envs.gym import VectorEnvironment
 from tfpg.errors import EnvironmentFault
+from tfpg.learner import Learner, act, flat, no_memory, perceive
 from tfpg.types import Environment, Nest, TrainState, Trajectory
-from tfpg.update import Learner, perceive
 
 Metrics = dict[str, tf.Tensor]
 
 
 class Carry(NamedTuple):
-    """What continues from one chunk to the next: the environments, and of each the running episode's length and return."""
+    """What continues from one chunk to the next: the environments, and of each the running episode's length, return and memory."""
 
     environment: Nest
     age: tf.Tensor  # [N] int32
     running: tf.Tensor  # [N] undiscounted return so far
+    memory: Nest = ()  # [N, H] of a recurrent policy
 
 
 def summarise(trajectory: Trajectory, running_t: tf.Tensor) -> Metrics:
@@ -42,10 +44,21 @@ def summarise(trajectory: Trajectory, running_t: tf.Tensor) -> Metrics:
     }
 
 
-def start(environment: Environment, n: int, seed: tf.Tensor) -> Carry:
+def start(environment: Environment, learner: Learner, n: int, seed: tf.Tensor) -> Carry:
     """N environments at the start of an episode: seed [2] -> Carry."""
     state = environment.reset(n, seed)
-    return Carry(state, tf.zeros([n], tf.int32), tf.zeros([n], environment.observe(state).dtype))
+    return Carry(state, tf.zeros([n], tf.int32), tf.zeros([n], environment.observe(state).dtype), no_memory(learner.policy, n))
+
+
+def exploration(learner: Learner, horizon: int, n: int, seed: tf.Tensor) -> tf.Tensor:
+    """The policy's noise for a chunk, [horizon, n, ...], each draw held for `noise_repeat` steps.
+
+    Noise that is held moves a system further than noise that is drawn anew: what a random walk never finds, a push may. Each action keeps
+    its distribution, and the estimators treat actions as independent given the observations, which held noise is not: with it the gradient
+    has a bias, as it has with state-dependent exploration that is resampled every few steps.
+    """
+    draws = -(-horizon // learner.noise_repeat)
+    return tf.repeat(learner.policy.noise([draws, n], seed), learner.noise_repeat, axis=0)[:horizon]
 
 
 def where_rows(rows: tf.Tensor, x: Nest, y: Nest) -> Nest:
@@ -62,32 +75,35 @@ def make_collect(
 ) -> Callable[[TrainState, Carry, tf.Tensor], tuple[Carry, Trajectory, Metrics]]:
     """collect(state, carry, seed [2]) -> carry, trajectory [horizon, n], episode metrics, as one compiled loop over time.
 
-    An algorithm of batch 'steps' goes on where the last chunk stopped and resets an environment when its episode ends. One of batch
-    'episodes' resets all of them first, masks what follows the end of an episode, and truncates what the horizon cuts.
+    Chunks go on where the last one stopped, and an environment is reset when its episode ends. For a row that needs whole episodes all of
+    them are reset first, what follows the end of an episode is masked, and what the horizon cuts is truncated.
     """
-    policy, whole = learner.policy, learner.algorithm.batch == "episodes"
+    policy, whole = learner.policy, whole_episodes(learner.algorithm)
     limit = min(environment.time_limit, horizon) if whole else environment.time_limit
 
     def collect(state: TrainState, carry: Carry, seed: tf.Tensor) -> tuple[Carry, Trajectory, Metrics]:
         noise_seed, reset_seed, step_seed, start_seed = tf.unstack(tf.random.experimental.stateless_split(seed, 4))
-        noise_t = policy.noise([horizon, n], noise_seed)
+        noise_t = exploration(learner, horizon, n, noise_seed)
         reset_t = tf.random.experimental.stateless_split(reset_seed, horizon)
         step_t = tf.random.experimental.stateless_split(step_seed, horizon)
         if whole:
-            carry = start(environment, n, start_seed)
+            carry = start(environment, learner, n, start_seed)
 
         def row(t: tf.Tensor, carry: Carry, alive: tf.Tensor) -> tuple[Carry, tf.Tensor, tuple[Trajectory, tf.Tensor]]:
             observation = environment.observe(carry.environment)
-            p = policy.parameters(state.policy, perceive(learner, state, observation))
+            p, memory = act(learner, state, observation, carry.memory)
             action = policy.act(p, noise_t[t])
             log_prob = policy.distribution(p).log_prob(action)
             after, reward, terminated = environment.step(carry.environment, policy.to_env(action), step_t[t])
             truncated = carry.age + 1 >= limit
             ended = terminated | truncated
             running = carry.running + reward
-            record = Trajectory(observation, action, log_prob, reward, environment.observe(after), terminated, truncated, alive, carry.age)
-            zero = Carry(environment.reset(n, reset_t[t]), tf.zeros_like(carry.age), tf.zeros_like(running))
-            return where_rows(ended, zero, Carry(after, carry.age + 1, running)), alive & ~(ended & whole), (record, running)
+            record = Trajectory(
+                observation, action, log_prob, reward, environment.observe(after), terminated, truncated, alive, carry.age,
+                carry.memory, memory,
+            )  # fmt: skip
+            following = where_rows(ended, start(environment, learner, n, reset_t[t]), Carry(after, carry.age + 1, running, memory))
+            return following, alive & ~(ended & whole), (record, running)
 
         alive = tf.ones([n], tf.bool)
         shapes = tf.nest.map_structure(lambda x: tf.TensorSpec(x.shape, x.dtype), row(tf.constant(0), carry, alive)[2])
@@ -121,9 +137,9 @@ class Stream:
 
     def __init__(self, environment: VectorEnvironment, learner: Learner, n: int, horizon: int, jit: bool) -> None:
         self.environment, self.learner, self.n, self.horizon = environment, learner, n, horizon
-        self.whole = learner.algorithm.batch == "episodes"
+        self.whole = whole_episodes(learner.algorithm)
         self.act = tf.function(self._act, jit_compile=jit, autograph=False)
-        self.noise = tf.function(lambda seed: learner.policy.noise([horizon, n], seed), jit_compile=jit, autograph=False)
+        self.noise = tf.function(lambda seed: exploration(learner, horizon, n, seed), jit_compile=jit, autograph=False)
         self.score = tf.function(self._score, jit_compile=jit, autograph=False)
         self._restart()
 
@@ -131,45 +147,49 @@ class Stream:
         self.observation = self.environment.reset()
         self.age: np.ndarray = np.zeros(self.n, np.int32)
         self.running: np.ndarray = np.zeros(self.n, np.float32)
+        self.memory = no_memory(self.learner.policy, self.n)
 
-    def _act(self, state: TrainState, observation: tf.Tensor, noise: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        p = self.learner.policy.parameters(state.policy, perceive(self.learner, state, observation))
+    def _act(self, state: TrainState, observation: tf.Tensor, noise: tf.Tensor, memory: Nest) -> tuple[tf.Tensor, tf.Tensor, Nest]:
+        p, memory = act(self.learner, state, observation, memory)
         action = self.learner.policy.act(p, noise)
-        return action, self.learner.policy.to_env(action)
+        return action, self.learner.policy.to_env(action), memory
 
-    def _score(self, state: TrainState, observation_t: tf.Tensor, action_t: tf.Tensor) -> tf.Tensor:
-        flat = tf.reshape(observation_t, [self.horizon * self.n, *observation_t.shape[2:]])
-        p = self.learner.policy.parameters(state.policy, perceive(self.learner, state, flat))
-        log_prob = self.learner.policy.distribution(p).log_prob(tf.reshape(action_t, [self.horizon * self.n, *action_t.shape[2:]]))
-        return tf.reshape(log_prob, [self.horizon, self.n])
+    def _score(self, state: TrainState, observation_t: tf.Tensor, action_t: tf.Tensor, age_t: tf.Tensor, memory: Nest) -> tf.Tensor:
+        seen = tf.reshape(perceive(self.learner, state, flat(observation_t)), [self.horizon, self.n, -1])
+        policy = self.learner.policy
+        p = policy.parameters(state.policy, seen if policy.advance is None else (seen, age_t == 0, memory[None]))
+        return policy.distribution(p).log_prob(action_t)
 
     def collect(self, state: TrainState, seed: tf.Tensor) -> tuple[Trajectory, Metrics]:
         if self.whole:
             self._restart()
         noise_t, alive, rows = self.noise(seed), np.ones(self.n, bool), []
         for t in range(self.horizon):
-            action, outside = self.act(state, self.observation, noise_t[t])
+            action, outside, memory = self.act(state, self.observation, noise_t[t], self.memory)
             step = self.environment.step(outside.numpy())
             cut = self.whole & (t == self.horizon - 1)
             truncated = (step.truncated | (cut & ~step.terminated)) & step.valid
             self.running = self.running + step.reward * step.valid
             valid = step.valid & alive
-            rows.append((self.observation, action.numpy(), step, truncated, valid, self.age, self.running))
+            rows.append((self.observation, action.numpy(), step, truncated, valid, self.age, self.running, self.memory, memory))
             ended = step.terminated | truncated
             self.age = np.where(ended, 0, self.age + step.valid).astype(np.int32)
             self.running = np.where(ended, 0, self.running).astype(np.float32)
             self.observation = step.observation
+            if self.learner.policy.memory:
+                self.memory = tf.where((ended | ~step.valid)[:, None], tf.zeros_like(memory), memory)
             alive = alive & ~(ended & self.whole)
         return self._assemble(state, rows)
 
     def _assemble(self, state: TrainState, rows: list[tuple]) -> tuple[Trajectory, Metrics]:
-        observation, action, steps, truncated, valid, age, running = zip(*rows, strict=True)
+        observation, action, steps, truncated, valid, age, running, memory, after = zip(*rows, strict=True)
         observation_t, action_t = tf.constant(np.stack(observation)), tf.constant(np.stack(action))
         reward, following, terminated = (np.stack([getattr(s, k) for s in steps]) for k in ("reward", "next_observation", "terminated"))
         for name, x_t in (("reward", reward), ("observation", observation_t.numpy()), ("next observation", following)):
             require_finite(name, x_t)
-        record = Trajectory(
-            observation_t, action_t, self.score(state, observation_t, action_t),
-            *map(tf.constant, (reward, following, terminated, np.stack(truncated), np.stack(valid), np.stack(age))),
-        )  # fmt: skip
+        age_t = tf.constant(np.stack(age))
+        log_prob_t = self.score(state, observation_t, action_t, age_t, memory[0])
+        facts = map(tf.constant, (reward, following, terminated, np.stack(truncated), np.stack(valid)))
+        remembered = (tf.stack(memory), tf.stack(after)) if self.learner.policy.memory else ((), ())
+        record = Trajectory(observation_t, action_t, log_prob_t, *facts, age_t, *remembered)
         return record, summarise(record, tf.constant(np.stack(running)))

@@ -21,9 +21,10 @@ from tfpg.config import Config
 from tfpg.errors import Stopped
 from tfpg.export import export
 from tfpg.files import write_text
+from tfpg.learner import initial_state
 from tfpg.metrics import Log, Row, read
+from tfpg.schedules import SCHEDULES
 from tfpg.types import Nest, TrainState
-from tfpg.update import initial_state
 
 DEFAULT_EVAL_EVERY = 10  # iterations, when --stop_at_return asks for evaluations and --eval_every does not say how often
 
@@ -109,8 +110,8 @@ class Run:
         return {**row, **dataclasses.asdict(self.counters), "steps_per_second": done / seconds}
 
     def pace(self) -> float:
-        """How much of the configured step to take: all of it, or with --anneal what is left of the budget."""
-        return max(0.0, 1 - self.counters.steps / self.config.total_steps) if self.config.anneal else 1.0
+        """How much of the configured step to take, as --schedule has it at this point of the budget."""
+        return SCHEDULES[self.config.schedule](min(1.0, self.counters.steps / self.config.total_steps))
 
     def judge(self, purpose: str) -> np.ndarray:
         """Returns of greedy episodes, other ones for each purpose: what decided to stop is not what the result is measured by."""

@@ -60,3 +60,15 @@ def all_finite(x: Nest) -> tf.Tensor:
 def select(condition: tf.Tensor, x: Nest, y: Nest) -> Nest:
     """x where the scalar condition holds, else y, for nests of one structure."""
     return tf.nest.map_structure(lambda x_i, y_i: tf.where(condition, x_i, y_i), x, y)
+
+
+def flatten(x: Nest) -> tf.Tensor:
+    """All leaves as one vector [P]."""
+    return tf.concat([tf.reshape(leaf, [-1]) for leaf in tf.nest.flatten(x)], axis=0)
+
+
+def unflatten(vector: tf.Tensor, like: Nest) -> Nest:
+    """The nest, shaped like `like`, whose `flatten` is vector [P]."""
+    leaves = tf.nest.flatten(like)
+    pieces = tf.split(vector, [leaf.shape.num_elements() for leaf in leaves])
+    return tf.nest.pack_sequence_as(like, [tf.reshape(piece, leaf.shape) for piece, leaf in zip(pieces, leaves, strict=True)])

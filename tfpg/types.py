@@ -30,6 +30,8 @@ class Trajectory(NamedTuple):
     truncated: tf.Tensor  # [T, N] bool
     mask: tf.Tensor  # [T, N] bool, False marks padding
     age: tf.Tensor  # [T, N] int32, steps since the episode began, 0 at its first step
+    memory: Any = ()  # [T, N, H] what a recurrent policy remembered before step t
+    next_memory: Any = ()  # [T, N, H] and after it
 
 
 class Critique(NamedTuple):
@@ -63,20 +65,33 @@ class Policy(NamedTuple):
     act: Callable[[dict[str, tf.Tensor], tf.Tensor], tf.Tensor]  # parameters, noise -> sampled action
     mode: Callable[[dict[str, tf.Tensor]], tf.Tensor]  # parameters -> greedy action
     to_env: Callable[[tf.Tensor], tf.Tensor]  # action -> action in the environment's own units
+    advance: Any = None  # of a recurrent policy: theta, observation [N, O], memory [N, H] -> parameters, memory
+    memory: int = 0  # H, the width of that memory
 
 
 class Value(NamedTuple):
-    """V_phi(o): `init(seed [2]) -> phi`, `apply(phi, observation [..., O]) -> [...]`."""
+    """V_phi(o) or Q_phi(o, a): `init(seed [2]) -> phi`, `apply(phi, observation [..., O], action) -> [...]`.
+
+    `every(phi, observation) -> [..., A]` is Q of all actions, where they can be counted. V has none, and ignores the action.
+    """
 
     init: Callable[[tf.Tensor], Nest]
-    apply: Callable[[Nest, tf.Tensor], tf.Tensor]
+    apply: Callable[[Nest, tf.Tensor, Any], tf.Tensor]
+    every: Callable[[Nest, tf.Tensor], tf.Tensor] | None = None
 
 
 class Net(NamedTuple):
-    """A function of explicit parameters: `init(seed [2]) -> w`, `apply(w, x [B, ..., D]) -> [B, ..., K]`."""
+    """A function of explicit parameters: `init(seed [2]) -> w`, `apply(w, x [B, ..., D]) -> [B, ..., K]`.
+
+    A recurrent network carries `memory` numbers h from step to step. `step(w, x [N, D], h [N, H]) -> [N, K], h` is one step, for acting;
+    `apply(w, (x_t [T, N, D], first_t [T, N] bool, h [1, N, H])) -> [T, N, K]` is all of them in a row. It begins with h, which is data (no
+    gradient flows into it), and sets the memory to 0 before each step that is the first of an episode.
+    """
 
     init: Callable[[tf.Tensor], Nest]
-    apply: Callable[[Nest, tf.Tensor], tf.Tensor]
+    apply: Callable[[Nest, Any], tf.Tensor]
+    step: Callable[[Nest, tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]] | None = None  # None: feed-forward
+    memory: int = 0  # H
 
 
 class Optimizer(NamedTuple):
@@ -101,23 +116,18 @@ class Normalizer(NamedTuple):
 class Problem(NamedTuple):
     """One policy-improvement problem, as functions of theta with the batch bound inside.
 
-    `objective(theta) -> []` is to be ascended, `divergence(theta) -> []` is the mean KL(old || theta), `fisher(v) -> F v` is the
-    Fisher matrix of the old policy times a nest like theta.
+    `objective(theta) -> []` is to be ascended and `gradient(theta)` is its derivative, `divergence(theta) -> []` is the mean
+    KL(old || theta), `fisher(v) -> F v` is the Fisher matrix of the old policy times a nest like theta. `overlap(theta)` in (0, 1] is the
+    effective share of the batch when theta is judged by it. The batch has `units`, and `part(rows)` is the same problem on some of them.
     """
 
     objective: Callable[[Nest], tf.Tensor]
+    gradient: Callable[[Nest], Nest]
     divergence: Callable[[Nest], tf.Tensor]
     fisher: Callable[[Nest], Nest]
-
-
-class Algorithm(NamedTuple):
-    """One row of the table: psi_t, the surrogate, how to improve, the critic, and what a batch is made of."""
-
-    psi: Callable[..., tf.Tensor]
-    surrogate: Callable[..., tf.Tensor]
-    improve: Callable[..., Any]
-    critic: bool
-    batch: str  # 'episodes': whole trajectories, reset at each iteration; 'steps': chunks that continue
+    overlap: Callable[[Nest], tf.Tensor]
+    units: int
+    part: Callable[[tf.Tensor], Any]
 
 
 class TrainState(NamedTuple):
@@ -129,13 +139,35 @@ class TrainState(NamedTuple):
     value_optimizer: Nest
     observations: Nest  # statistics of the observation normaliser
     targets: Nest  # statistics of the value-target normaliser
+    average: Nest = ()  # of the moving-average baseline: the average and how many went into it
+    penalty: Nest = ()  # beta of the KL penalty
+    model: Nest = ()  # the learned dynamics and reward
+    model_optimizer: Nest = ()
+
+
+class Part(NamedTuple):
+    """One leaf of a nested observation space: `encoding.encode` makes numbers of all leaves, in this order.
+
+    `name` is `path` as one word that an exported policy can take as an input. A component of a 'discrete' or 'multi_discrete' leaf has
+    `sizes[i]` values from `starts[i]` on and becomes that many zeros with a one; 'box' and 'multi_binary' leaves keep their numbers.
+    """
+
+    name: str
+    path: tuple[Any, ...]  # keys and indices from the whole observation down to the leaf
+    kind: str  # 'box', 'discrete', 'multi_discrete' or 'multi_binary'
+    shape: tuple[int, ...]
+    dtype: str  # of the environment's own arrays, such as 'int64'
+    sizes: tuple[int, ...] = ()
+    starts: tuple[int, ...] = ()
 
 
 class Spaces(NamedTuple):
     """What an environment takes and gives, reduced to numbers.
 
     `actions` counts discrete actions `action_start`, `action_start` + 1, ..; it is 0 for real ones, which have bounds (infinite where
-    there is none).
+    there is none), and for those of several components: component i has `choices[i]` values from `choice_starts[i]` on.
+    Actions are flat, [A]; `action_shape` is the environment's own shape where that is another. `pixels`: the observation is an image of
+    bytes. `parts` are the leaves of an observation that is no array, and that comes out as one vector.
     """
 
     observation_shape: tuple[int, ...]
@@ -143,6 +175,11 @@ class Spaces(NamedTuple):
     action_start: int = 0
     action_low: tuple[float, ...] = ()
     action_high: tuple[float, ...] = ()
+    choices: tuple[int, ...] = ()
+    choice_starts: tuple[int, ...] = ()
+    action_shape: tuple[int, ...] | None = None
+    pixels: bool = False
+    parts: tuple[Part, ...] = ()
 
 
 class Environment(NamedTuple):

@@ -1,0 +1,230 @@
+"""From a trajectory to what is learned from it: critique -> psi -> baseline -> batch, and the critic's targets."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from tfpg import baselines, critics, gradients, psi, returns, surrogates, trees
+from tfpg.algorithms import fits_q, in_columns, needs_critic, whole_episodes
+from tfpg.learner import Learner, flat, perceive, values
+from tfpg.masks import inside
+from tfpg.problem import Batch
+from tfpg.types import Critique, Nest, TrainState, Trajectory
+
+
+class View(NamedTuple):
+    """A trajectory without what padding holds, and what networks see along it."""
+
+    t: Trajectory
+    policy: Nest  # [T, N, O]; of a recurrent policy (that, where episodes begin, what it remembered at first)
+    value: tf.Tensor  # [T, N, O + H]
+    value_next: tf.Tensor  # [T, N, O + H] at the true next observation
+    mask: tf.Tensor  # [T, N]
+
+
+class Assessment(NamedTuple):
+    """What a trajectory teaches."""
+
+    batch: Batch
+    target: tf.Tensor  # [T, N] of the critic; without one, what psi was before its baseline
+    prediction: tf.Tensor  # [T, N] what the critic said
+    average: Nest  # state of the moving-average baseline
+    gradient: Nest | None  # grad J where it is made from scores directly
+
+
+def view(learner: Learner, state: TrainState, trajectory: Trajectory) -> View:
+    """Normalises observations and puts together what policy and critic read."""
+    t = inside(trajectory.mask, trajectory)
+    shape = trajectory.mask.shape
+    o_t, o_tp1 = (tf.reshape(perceive(learner, state, flat(o)), [*shape, -1]) for o in (t.observation, t.next_observation))
+    if learner.policy.advance is None:
+        return View(t, o_t, o_t, o_tp1, trajectory.mask)
+    seen = (o_t, t.age == 0, t.memory[:1])
+    return View(t, seen, tf.concat([o_t, t.memory], -1), tf.concat([o_tp1, t.next_memory], -1), trajectory.mask)
+
+
+class ActionValues(NamedTuple):
+    """What a critic of actions says of the next step."""
+
+    sampled: tf.Tensor  # [T, N] Q(o_{t+1}, a'), a' ~ pi
+    every: tf.Tensor | None  # [T, N, A] Q(o_{t+1}, .), where actions can be counted
+
+
+def criticise(learner: Learner, state: TrainState, seen: View, seed: tf.Tensor) -> tuple[Critique, ActionValues | None]:
+    """V and Q along a trajectory, in units of reward; zeros without a critic.
+
+    Of a critic of actions, V(o) = sum_a pi(a|o) Q(o, a) where actions can be counted; where not, V(o_{t+1}) is the sample Q(o_{t+1}, a'),
+    a' ~ pi, which has that mean, and V(o_t) is not to be had.
+    """
+    if not needs_critic(learner.algorithm):
+        nothing = tf.zeros_like(seen.t.reward)
+        return Critique(nothing, nothing, None), None
+    if not fits_q(learner.algorithm):
+        return Critique(values(learner, state, seen.value), values(learner, state, seen.value_next), None), None
+    policy = learner.policy
+    p_t, p_tp1 = (policy.parameters(state.policy, o) for o in (seen.policy, seen.value_next))
+    a_tp1 = policy.act(p_tp1, policy.noise(tf.shape(seen.mask), seed))
+    q_t, sampled = values(learner, state, seen.value, seen.t.action), values(learner, state, seen.value_next, a_tp1)
+    if learner.value.every is None:
+        return Critique(tf.zeros_like(q_t), sampled, q_t), ActionValues(sampled, None)
+    every_t, every_tp1 = (learner.targets.invert(state.targets, learner.value.every(state.value, o)) for o in (seen.value, seen.value_next))
+    v_t, v_tp1 = (tf.reduce_sum(tf.nn.softmax(p["logits"]) * q, -1) for p, q in ((p_t, every_t), (p_tp1, every_tp1)))
+    return Critique(v_t, v_tp1, q_t), ActionValues(sampled, every_tp1)
+
+
+def _lambda_return(learner: Learner, seen: View, c: Critique, lambda_: float) -> tf.Tensor:
+    t, gamma = seen.t, learner.horizon.gamma
+    vectors = returns.discount(gamma, t.terminated, t.reward), returns.trace(lambda_, t.terminated, t.truncated, t.reward)
+    return returns.lambda_return(t.reward, *vectors, c.v_t, c.v_tp1, seen.mask)
+
+
+def _td(learner: Learner, seen: View, c: Critique, _: ActionValues | None) -> tf.Tensor:
+    n = learner.horizon.n if learner.algorithm.psi == "n_step" else 1
+    return psi.n_step(seen.t, c, learner.horizon._replace(n=n)) + inside(seen.mask, c.v_t)
+
+
+def _sarsa(learner: Learner, seen: View, c: Critique, q: ActionValues) -> tf.Tensor:
+    discount_t = returns.discount(learner.horizon.gamma, seen.t.terminated, seen.t.reward)
+    return critics.sarsa_target(seen.t.reward, discount_t, q.sampled, seen.mask)
+
+
+def _q_learning(learner: Learner, seen: View, c: Critique, q: ActionValues) -> tf.Tensor:
+    discount_t = returns.discount(learner.horizon.gamma, seen.t.terminated, seen.t.reward)
+    return critics.q_learning_target(seen.t.reward, discount_t, q.every, seen.mask)
+
+
+TARGETS: dict[str, Callable[..., tf.Tensor]] = {
+    "monte_carlo": lambda learner, seen, c, _: _lambda_return(learner, seen, c, 1.0),
+    "lambda": lambda learner, seen, c, _: _lambda_return(learner, seen, c, learner.horizon.lambda_),
+    "td": _td,
+    "sarsa": _sarsa,
+    "q_learning": _q_learning,
+}
+"""What the critic is fitted to (PG-59, PG-60, PG-61, PG-131). A return that the batch cuts short is completed by V: 'monte_carlo' is the
+lambda-return at lambda = 1, which for episodes that terminate is G_t."""
+
+
+class Scores(NamedTuple):
+    """Of each trajectory, g_i = sum_t s_t grad log pi(a_t|o_t) and c_i = sum_t s_t grad log pi(a_t|o_t) Q_t, s_t a scale: [N, P]."""
+
+    g: tf.Tensor
+    c: tf.Tensor
+
+
+def scores(learner: Learner, params: Nest, seen: View, estimate_t: tf.Tensor, scale_t: tf.Tensor) -> Scores:
+    """The scores of N trajectories, one column after another: two gradients each."""
+    policy, w_t = learner.policy, inside(seen.mask, scale_t)
+
+    def column(i: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        own = lambda x: tf.gather(x, i[None], axis=1)  # noqa: E731
+        observation, action, w, q = tf.nest.map_structure(own, (seen.policy, seen.t.action, w_t, estimate_t))
+
+        def score(weight: tf.Tensor) -> tf.Tensor:
+            log_prob = lambda theta: policy.distribution(policy.parameters(theta, observation)).log_prob(action)  # noqa: E731
+            _, g = gradients.gradient(lambda theta: surrogates.weighted_sum(weight, log_prob(theta)), params)
+            return trees.flatten(g)
+
+        return score(w), score(w * q)
+
+    dtype = seen.t.reward.dtype
+    return Scores(*tf.map_fn(column, tf.range(seen.mask.shape[1]), fn_output_signature=(dtype, dtype)))
+
+
+def _optimal(s: Scores) -> tf.Tensor:
+    """b_i [N]: the number that, subtracted from every Q_t of a trajectory, makes its gradient least scattered, from the others."""
+    size = tf.norm(s.g, axis=1, keepdims=True)
+    along = tf.math.divide_no_nan(tf.reduce_sum(s.g * s.c, axis=1, keepdims=True), size)
+    return baselines.optimal_togo_leave_one_out(size, along)[:, 0]
+
+
+def per_trajectory(learner: Learner, seen: View, estimate_t: tf.Tensor) -> dict[str, Callable[[], tf.Tensor]]:
+    """Baselines of R(tau), by name -> b_t [T, N]   (PG-41, PG-42)."""
+    return_i = returns.total_return(seen.t.reward, learner.horizon.gamma, seen.mask)
+    return {
+        "mean": lambda: baselines.every_step(baselines.mean(return_i), seen.mask),
+        "leave_one_out": lambda: baselines.every_step(baselines.leave_one_out(return_i), seen.mask),
+    }
+
+
+def per_step(learner: Learner, seen: View, estimate_t: tf.Tensor) -> dict[str, Callable[[], tf.Tensor]]:
+    """Baselines of G_t, by name -> b_t [T, N]   (PG-132, PG-49)."""
+    return {
+        "mean": lambda: baselines.pooled(estimate_t, seen.mask),
+        "leave_one_out": lambda: baselines.time_leave_one_out(estimate_t, seen.mask),
+        "time_mean": lambda: baselines.time_mean(estimate_t, seen.mask),
+    }
+
+
+def baseline(
+    learner: Learner, state: TrainState, seen: View, estimate_t: tf.Tensor, c: Critique, scale_t: tf.Tensor
+) -> tuple[tf.Tensor, Nest, Nest | None]:
+    """b_t [T, N] of the row's kind, the state of its moving average, and grad J where b is one number per parameter."""
+    kind, zero_t = learner.algorithm.baseline, tf.zeros_like(estimate_t)
+    if kind == "none" or not whole_episodes(learner.algorithm):
+        return zero_t, state.average, None
+    if kind == "value":
+        return inside(seen.mask, c.v_t), state.average, None
+    if kind == "moving_average":
+        now = tf.reduce_mean(returns.total_return(seen.t.reward, learner.horizon.gamma, seen.mask))
+        if learner.algorithm.psi == "togo":
+            now = tf.reduce_sum(inside(seen.mask, estimate_t)) / tf.maximum(tf.reduce_sum(tf.cast(seen.mask, now.dtype)), 1)
+        average, count = state.average
+        b, average = baselines.moving_average(average, count, now, learner.objective.average_rate)
+        return zero_t + b, (average, count + 1), None
+    if kind in ("optimal", "optimal_per_parameter"):
+        s = scores(learner, state.policy, seen, estimate_t, scale_t)
+        if kind == "optimal":
+            return baselines.every_step(_optimal(s), seen.mask), state.average, None
+        g = tf.reduce_mean(s.c - baselines.optimal_togo_leave_one_out(s.g, s.c) * s.g, axis=0)
+        return zero_t, state.average, trees.unflatten(g, state.policy)
+    forms = per_trajectory if learner.algorithm.psi == "return" else per_step
+    return forms(learner, seen, estimate_t)[kind](), state.average, None
+
+
+def estimate(learner: Learner, seen: View, c: Critique) -> tf.Tensor:
+    """Q_t [T, N]: psi_t of the row's kind before a baseline of its own is subtracted.
+
+    A reward-to-go that the horizon cut is completed by V where there is one.
+    """
+    if learner.algorithm.psi == "togo" and learner.algorithm.baseline == "value":
+        return psi.monte_carlo_advantage(seen.t, c, learner.horizon) + inside(seen.mask, c.v_t)
+    return psi.member(learner.algorithm.psi, seen.t, c, learner.horizon)
+
+
+def assess(learner: Learner, state: TrainState, trajectory: Trajectory, seed: tf.Tensor) -> Assessment:
+    """Reads a trajectory into a batch for the policy, and into targets and predictions for the critic.
+
+    psi_t = s_t (Q_t - b_t), where s_t holds gamma^age (--discount_from=start) and the scale of returns; standardised last, if at all.
+    """
+    row, numbers, mask = learner.algorithm, learner.objective, trajectory.mask
+    seen = view(learner, state, trajectory)
+    c, q = criticise(learner, state, seen, seed)
+    estimate_t = estimate(learner, seen, c)
+    if needs_critic(row):
+        target_t = TARGETS[row.critic](learner, seen, c, q)
+    else:
+        target_t = seen.t.reward if learner.model else estimate_t
+    scale_t = tf.ones_like(seen.t.reward)
+    if numbers.weigh_by_age:
+        scale_t = returns.discount_from_start(scale_t, learner.horizon.gamma, seen.t.age)
+    if numbers.scale_returns:
+        statistics = learner.targets.update(state.targets, flat(target_t), flat(mask))
+        ends = [learner.targets.invert(statistics, tf.constant(z)) for z in (0.0, 1.0)]
+        scale_t = scale_t / tf.maximum(ends[1] - ends[0], 1e-6)
+    b_t, average, gradient = baseline(learner, state, seen, estimate_t, c, scale_t)
+    psi_t = scale_t * baselines.subtract(estimate_t, b_t, mask)
+    if numbers.whiten:
+        psi_t = baselines.standardise(psi_t, mask, 1e-8)
+    weight_t = surrogates.weights(mask, psi_t, "traj" if whole_episodes(row) else "step")
+    share_t = surrogates.weights(mask, psi_t, "step")
+    columns = Batch(seen.policy, seen.t.action, seen.t.log_prob, psi_t, weight_t, share_t)
+    if in_columns(row):
+        discount_t = returns.discount(learner.horizon.gamma, seen.t.terminated, psi_t)
+        lambda_t = returns.trace(1.0, seen.t.terminated, seen.t.truncated, psi_t)
+        columns = columns._replace(reward=seen.t.reward, discount=discount_t, lambda_=lambda_t, mask=mask, baseline=b_t, scale=scale_t)
+    elif learner.policy.advance is None:
+        columns = tf.nest.map_structure(flat, columns)
+    prediction_t = c.q_t if fits_q(row) and needs_critic(row) else inside(mask, c.v_t)
+    batch = tf.nest.map_structure(tf.stop_gradient, columns)
+    return Assessment(batch, tf.stop_gradient(inside(mask, target_t)), tf.stop_gradient(inside(mask, prediction_t)), average, gradient)

@@ -1,0 +1,65 @@
+"""Fitting by minibatches: critics and models."""
+
+from collections.abc import Callable
+
+import tensorflow as tf
+
+from tfpg import critics, gradients, models, trees
+from tfpg.learner import Fit, Learner
+from tfpg.types import Nest
+
+
+def by_minibatches(
+    fit: Fit, loss: Callable[[Nest, Nest], tf.Tensor], data: Nest, share: tf.Tensor, params: Nest, memory: Nest, seed: tf.Tensor
+) -> tuple[Nest, Nest]:
+    """Descends `loss(phi, (data, share) of a minibatch)` over shuffled minibatches, whose shares sum to 1.
+
+    A remainder of fewer than `minibatches` samples sits out each pass, another one each time.
+    Args: data: nest of [M, ...]; share [M]. Returns: phi and the optimiser's memory.
+    """
+    samples, count = share.shape[0], fit.minibatches
+    size = samples // count
+
+    def step(k: tf.Tensor, phi: Nest, memory: Nest, order: tf.Tensor) -> tuple[tf.Tensor, Nest, Nest, tf.Tensor]:
+        own = tf.nest.map_structure(lambda x: tf.gather(x, order[k]), (data, share))
+        w = own[1] / tf.maximum(tf.reduce_sum(own[1]), 1e-12)
+        _, slope = gradients.gradient(lambda phi: -loss(phi, (own[0], w)), phi)
+        increment, memory = fit.optimizer.update(slope, memory)
+        return k + 1, trees.axpy(1.0, increment, phi), memory, order
+
+    def epoch(e: tf.Tensor, phi: Nest, memory: Nest) -> tuple[tf.Tensor, Nest, Nest]:
+        noise = tf.random.stateless_uniform([samples], tf.random.experimental.stateless_fold_in(seed, e))
+        order = tf.reshape(tf.argsort(noise)[: count * size], [count, size])
+        _, phi, memory, _ = tf.while_loop(lambda k, *_: k < count, step, (tf.constant(0), phi, memory, order))
+        return e + 1, phi, memory
+
+    return tf.while_loop(lambda e, *_: e < fit.epochs, epoch, (tf.constant(0), params, memory))[1:]
+
+
+def fit_critic(
+    learner: Learner, params: Nest, memory: Nest, observation: tf.Tensor, action: tf.Tensor, target: tf.Tensor, share: tf.Tensor,
+    seed: tf.Tensor,
+) -> tuple[Nest, Nest]:  # fmt: skip
+    """Minimises 1/2 (target - V(o))^2, or that of Q(o, a), on average over samples: observation [M, O], action, target and share [M]."""
+
+    def loss(phi: Nest, part: Nest) -> tf.Tensor:
+        (observation, action, target), w = part
+        return critics.value_loss(learner.value.apply(phi, observation, action), target, w)
+
+    return by_minibatches(learner.critic, loss, (observation, action, target), share, params, memory, seed)
+
+
+def fit_model(
+    learner: Learner, params: Nest, memory: Nest, observation: tf.Tensor, action: tf.Tensor, change: tf.Tensor, reward: tf.Tensor,
+    share: tf.Tensor, seed: tf.Tensor,
+) -> tuple[Nest, Nest]:  # fmt: skip
+    """Minimises |f_phi(o, a) - (o' - o, r)|^2 on average   (PG-120). Args: [M, O], [M, A], [M, O], [M], [M]."""
+    assert learner.model is not None
+    net = learner.model
+
+    def loss(phi: Nest, part: Nest) -> tf.Tensor:
+        (inputs, outputs), w = part
+        return models.model_loss(net.apply(phi, inputs)[:, None], outputs[:, None], w[:, None])
+
+    data = tf.concat([observation, action], -1), tf.concat([change, reward[:, None]], -1)
+    return by_minibatches(learner.critic, loss, data, share, params, memory, seed)

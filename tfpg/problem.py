@@ -1,0 +1,163 @@
+"""One batch as a problem in theta: the objective that is ascended, the divergence that is watched, and the Fisher product."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+from tfpg import gradients, importance, pathwise, surrogates
+from tfpg.algorithms import WEIGHTS, in_columns
+from tfpg.learner import Learner
+from tfpg.types import Nest, Problem, TrainState
+
+
+class Batch(NamedTuple):
+    """A trajectory as the losses read it: M = T N samples, or T x N columns where time matters. Padding is zeros with weight 0."""
+
+    observation: Nest  # [M, O] normalised; of columns [T, N, O]; of a recurrent policy also where episodes begin, and its memory
+    action: tf.Tensor  # [M] or [M, A]
+    log_prob: tf.Tensor  # [M]
+    psi: tf.Tensor  # [M]
+    weight: tf.Tensor  # [M] of the objective
+    share: tf.Tensor  # [M] of an average over steps
+    reward: Nest = ()  # [T, N], these six for weights that are products over time
+    discount: Nest = ()
+    lambda_: Nest = ()
+    mask: Nest = ()
+    baseline: Nest = ()
+    scale: Nest = ()
+
+
+class Terms(NamedTuple):
+    """What a surrogate may read at theta."""
+
+    learner: Learner
+    state: TrainState
+    theta: Nest
+    batch: Batch
+    log_prob: tf.Tensor  # under theta
+    kl: Callable[[], tf.Tensor]  # KL(old || theta) of each sample
+    pace: tf.Tensor
+    seed: tf.Tensor
+
+
+def _log_ratio(s: Terms) -> tf.Tensor:
+    return importance.log_ratio(tf.stop_gradient(s.log_prob), s.batch.log_prob, s.batch.mask)
+
+
+def _mean_weight(s: Terms, log_ratio: tf.Tensor, form: str) -> tf.Tensor:
+    """What self-normalised weights are divided by: their mean over trajectories, at each time where they differ in time; else 1."""
+    if not s.learner.objective.self_normalise:
+        return tf.ones_like(s.batch.psi)
+    if form == "first_order":
+        return tf.ones_like(s.batch.psi) * surrogates.weighted_sum(s.batch.share, tf.exp(log_ratio))
+    log_w = tf.cumsum(log_ratio) if form != "trajectory" else importance.log_trajectory_ratio(log_ratio, s.batch.mask)[None]
+    columns = tf.cast(s.batch.mask.shape[1], log_w.dtype)
+    return tf.ones_like(s.batch.psi) * tf.exp(tf.reduce_logsumexp(log_w, axis=1, keepdims=True) - tf.math.log(columns))
+
+
+def weighed(form: str) -> Callable[[Terms], tf.Tensor]:
+    """log pi_theta(a_t|o_t) sg(psi_t), psi_t weighed for theta by one of the forms of `importance`   (PG-74 to PG-80).
+
+    A baseline b_t is weighed as its action is, W_t b_t: the mean of that times the score is 0 under theta too.
+    """
+
+    def surrogate(s: Terms) -> tf.Tensor:
+        b, log_ratio = s.batch, _log_ratio(s)
+        mean = _mean_weight(s, log_ratio, form)
+        if form == "trajectory":
+            psi_t = importance.full_togo(log_ratio, b.psi / mean, b.mask)
+        elif form == "drop_future":
+            psi_t = importance.drop_future(log_ratio, b.psi / mean, b.lambda_, b.mask)
+        elif form == "first_order":
+            psi_t = importance.first_order(log_ratio, b.psi / mean, b.mask)
+        else:
+            paid = importance.causal(log_ratio, b.reward / mean, b.discount, b.lambda_, b.mask)
+            psi_t = b.scale * (paid - importance.drop_future(log_ratio, b.baseline / mean, b.lambda_, b.mask))
+        return surrogates.score(s.log_prob, b.log_prob, psi_t)
+
+    return surrogate
+
+
+def _pathwise(s: Terms) -> tf.Tensor:
+    """Sum of modelled rewards along n modelled steps from each sample   (PG-121), in units of the rewards' deviation.
+
+    f_phi and r_phi are one network, (o, a) -> (change of o, r); it knows no ends of episodes.
+    """
+    learner, policy = s.learner, s.learner.policy
+    model = lambda o, a: learner.model.apply(s.state.model, tf.concat([o, a], -1))  # noqa: E731
+    noise_t = policy.noise([int(learner.horizon.n), s.batch.observation.shape[0]], s.seed)
+    return pathwise.pathwise_return(
+        pathwise.reparameterised(policy),
+        lambda o, a: o + model(o, a)[:, :-1],
+        lambda o, a: model(o, a)[:, -1],
+        s.theta,
+        s.batch.observation,
+        noise_t,
+        learner.horizon.gamma,
+    )
+
+
+SURROGATES: dict[str, Callable[[Terms], tf.Tensor]] = {
+    "score": lambda s: surrogates.score(s.log_prob, s.batch.log_prob, s.batch.psi),
+    "importance": lambda s: surrogates.importance(s.log_prob, s.batch.log_prob, s.batch.psi),
+    "clipped": lambda s: surrogates.clipped(s.log_prob, s.batch.log_prob, s.batch.psi, s.learner.objective.clip_range * s.pace),
+    "kl_penalised": lambda s: surrogates.kl_penalised(s.log_prob, s.batch.log_prob, s.batch.psi, s.kl(), s.state.penalty),
+    "pathwise": _pathwise,
+    **{form: weighed(form) for form in WEIGHTS},
+}
+
+
+def take(batch: Batch, rows: tf.Tensor, axis: int) -> Batch:
+    """Some of a batch's samples (axis 0) or columns (axis 1), their weights raised so that sums stay what they are on average."""
+    part = tf.nest.map_structure(lambda x: tf.gather(x, rows, axis=axis), batch)
+    factor = batch.weight.shape[axis] / rows.shape[0]
+    return part._replace(weight=part.weight * factor, share=part.share * factor)
+
+
+def policy_problem(learner: Learner, state: TrainState, batch: Batch, pace: tf.Tensor, seed: tf.Tensor) -> Problem:
+    """The problem of one batch, around the parameters `state.policy` that are to be improved."""
+    policy, row, params = learner.policy, learner.algorithm, state.policy
+    axis = 0 if batch.weight.shape.rank == 1 else 1
+
+    def look(theta: Nest) -> Any:
+        return policy.distribution(policy.parameters(theta, batch.observation))
+
+    def old() -> Any:
+        return policy.distribution(tf.nest.map_structure(tf.stop_gradient, policy.parameters(params, batch.observation)))
+
+    def objective(theta: Nest) -> tf.Tensor:
+        new = look(theta)
+        kl = lambda: old().kl_divergence(new)  # noqa: E731
+        terms = Terms(learner, state, theta, batch, new.log_prob(batch.action), kl, pace, seed)
+        value = surrogates.weighted_sum(batch.weight, SURROGATES[row.surrogate](terms))
+        bonus = learner.objective.entropy_bonus
+        return value + bonus * surrogates.weighted_sum(batch.share, new.entropy()) if bonus else value
+
+    def divergence(theta: Nest) -> tf.Tensor:
+        return surrogates.weighted_sum(batch.share, old().kl_divergence(look(theta)))
+
+    def fisher(v: Nest) -> Nest:
+        return gradients.blocked_fisher_vector_product(policy, params, batch.observation, batch.share, learner.fisher_block)(v)
+
+    def overlap(theta: Nest) -> tf.Tensor:
+        return effective_share(row.surrogate, look(theta).log_prob(batch.action), batch) if in_columns(row) else tf.constant(1.0)
+
+    def part(rows: tf.Tensor) -> Problem:
+        return policy_problem(learner, state, take(batch, rows, axis), pace, seed)
+
+    def gradient(theta: Nest) -> Nest:
+        return gradients.gradient(objective, theta)[1]
+
+    return Problem(objective, gradient, divergence, fisher, overlap, batch.weight.shape[axis], part)
+
+
+def effective_share(form: str, log_prob: tf.Tensor, batch: Batch) -> tf.Tensor:
+    """Effective sample size over sample size   (PG-71): of whole trajectories, or of single steps where only their ratio weighs."""
+    log_ratio = importance.log_ratio(log_prob, batch.log_prob, batch.mask)
+    if form != "first_order":
+        log_w = importance.log_trajectory_ratio(log_ratio, batch.mask)
+        return importance.effective_sample_size(log_w) / tf.cast(log_w.shape[0], log_w.dtype)
+    steps = tf.reduce_sum(tf.cast(batch.mask, log_ratio.dtype))
+    hidden = tf.where(batch.mask, log_ratio, tf.constant(-1e9, log_ratio.dtype))
+    return importance.effective_sample_size(tf.reshape(hidden, [-1])) / steps
