@@ -11,7 +11,7 @@ BIN := $(VENV)/bin/python
 PIP := $(BIN) -m pip install -q --disable-pip-version-check -c constraints.txt
 SUPPORTED := import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))
 
-.PHONY: help run test lint types check mutants bench equations clean
+.PHONY: help run test lint types check mutants bench results equations clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' Makefile
@@ -36,6 +36,9 @@ mutants: $(VENV)/.test-installed  ## which errors no test would notice; ARGS="--
 
 bench: $(VENV)/.run-installed  ## measure speed
 	$(BIN) benchmarks/bench.py $(ARGS)
+
+results: $(VENV)/.test-installed  ## write docs/results.md anew; ARGS=run makes the runs that are missing first
+	$(BIN) benchmarks/results.py $(ARGS)
 
 equations: $(VENV)/.test-installed  ## write docs/equations.md anew; ARGS=--check says what is missing
 	$(BIN) docs/equations.py $(ARGS)
