@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfpg import gradients, nets
+from tfpg import gradients, nets, policies
+from tfpg.errors import UsageError
 from tfpg.types import Net
 
 SIZES = [3, 5, 5, 2]
@@ -186,3 +187,137 @@ def test_keras_kernels_of_equal_shape_are_all_different_and_so_are_those_of_many
 
 def test_keras_mlp_has_a_last_gain_of_one_unless_told():
     np.testing.assert_allclose(np.linalg.norm(nets.keras_mlp([5, 3]).init(tf.constant([1, 2]))[0], axis=0), 1, rtol=1e-5)
+
+
+# Convolutions
+
+
+def convolution(image, kernel, bias, stride, padding):
+    """Of one image [H, W, C], one place at a time. With padding as many zeros as every place needs, the odd one behind."""
+    size = kernel.shape[0]
+    if padding == "same":
+        missing = [max((-(-n // stride) - 1) * stride + size - n, 0) for n in image.shape[:2]]
+        image = np.pad(image, [*((total // 2, total - total // 2) for total in missing), (0, 0)])
+    rows, columns = ((n - size) // stride + 1 for n in image.shape[:2])
+    out = np.zeros([rows, columns, kernel.shape[3]])
+    for i, j in np.ndindex(rows, columns):
+        patch = image[i * stride : i * stride + size, j * stride : j * stride + size]
+        out[i, j] = np.tensordot(patch, kernel, 3) + bias
+    return out
+
+
+SMALL_LAYERS, LARGE_LAYERS = [(3, 1, "same"), (3, 2, "same"), (3, 2, "same")], [(8, 4, "valid"), (4, 2, "valid"), (3, 1, "valid")]
+IMAGES = {
+    (8, 8, 2): ([16, 32, 32], SMALL_LAYERS, 2 * 2 * 32),
+    (9, 12): ([16, 32, 32], SMALL_LAYERS, 3 * 3 * 32),
+    (35, 40, 1): ([16, 32, 32], SMALL_LAYERS, 9 * 10 * 32),
+    (36, 44, 3): ([32, 64, 64], LARGE_LAYERS, 2 * 64),
+    (84, 84, 4): ([32, 64, 64], LARGE_LAYERS, 7 * 7 * 64),
+}
+every_image = pytest.mark.parametrize("shape", [shape for shape in IMAGES if len(shape) == 2 or shape[2] < 4])
+
+
+def pixels(shape):
+    return int(np.prod(shape))
+
+
+def seen(weights, x, shape):
+    """The convolutional network in float64, one image at a time; shape: [H, W] or [H, W, C]."""
+    arrays = [np.asarray(leaf, np.float64) for leaf in weights]
+    outputs = []
+    for sample in np.float64(x).reshape(-1, pixels(shape)):
+        h = sample.reshape(shape if len(shape) == 3 else (*shape, 1))
+        for i, (_, stride, padding) in enumerate(IMAGES[shape][1]):
+            h = np.maximum(convolution(h, arrays[2 * i], arrays[2 * i + 1], stride, padding), 0)
+        h = np.maximum(h.ravel() @ arrays[6] + arrays[7], 0)
+        outputs.append(h @ arrays[8] + arrays[9])
+    return np.array(outputs)
+
+
+def some_weights(net, rng):
+    """Weights as they start, and biases that are not zero."""
+    return tuple(
+        leaf + tf.constant(rng.normal(scale=0.1, size=leaf.shape), tf.float32) if leaf.shape.rank == 1 else leaf for leaf in net.init(SEED)
+    )
+
+
+@every_image
+def test_keras_cnn_is_the_forward_pass_by_hand(mode, rng, shape):
+    net = nets.keras_cnn(shape, 3)
+    weights, x = some_weights(net, rng), rng.normal(size=[2, pixels(shape)])
+    found = mode(net.apply)(weights, tf.constant(x, tf.float32))
+    np.testing.assert_allclose(found, seen(weights, x, shape), rtol=1e-4, atol=1e-5)
+
+
+@every_image
+def test_keras_cnn_has_the_slope_of_the_forward_pass_by_hand(mode, rng, shape):
+    net = nets.keras_cnn(shape, 3)
+    weights, x, direction = some_weights(net, rng), rng.normal(size=[2, pixels(shape)]), rng.normal(size=[2, 3])
+    inputs, turned = tf.constant(x, tf.float32), tf.constant(direction, tf.float32)
+    _, slope = mode(lambda weights: gradients.gradient(lambda w: tf.reduce_sum(net.apply(w, inputs) * turned), weights))(weights)
+    wide = [np.asarray(leaf, np.float64) for leaf in weights]
+    for i, leaf in enumerate(wide):
+        v, h = rng.normal(size=leaf.shape), 1e-9  # so small that hardly a unit crosses its kink
+        up, down = (np.sum(seen([*wide[:i], leaf + sign * h * v, *wide[i + 1 :]], x, shape) * direction) for sign in (1, -1))
+        assert abs(up - down) / (2 * h) > 1e-3
+        np.testing.assert_allclose(np.sum(np.float64(slope[i]) * v), (up - down) / (2 * h), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("shape", [(8, 8, 2), (9, 12), (36, 44, 3)])
+def test_the_fisher_product_passes_through_convolutions(mode, rng, shape):
+    """F v = sum_m w_m J_m^T (diag(pi_m) - pi_m pi_m^T) J_m v, from the whole Jacobian."""
+    net = nets.keras_cnn(shape, 3)
+    policy, weights = policies.categorical(net, 3), some_weights(net, rng)
+    x, weight = tf.constant(rng.normal(size=[4, pixels(shape)]), tf.float32), tf.constant([0.1, 0.4, 0.2, 0.3])
+    v = tuple(tf.constant(rng.normal(scale=1 / np.sqrt(leaf.shape[-1]), size=leaf.shape), tf.float32) for leaf in weights)
+    found = mode(lambda *given: gradients.fisher_vector_product(policy, *given))(weights, x, weight, v)
+    with tf.GradientTape() as tape:
+        tape.watch(weights)
+        logits = net.apply(weights, x)
+    jacobians = [np.float64(j).reshape(4, 3, -1) for j in tape.jacobian(logits, weights)]
+    pi = np.float64(tf.nn.softmax(logits))
+    along = sum(j @ np.ravel(np.float64(u)) for j, u in zip(jacobians, v, strict=True))
+    head = weight.numpy()[:, None] * (pi * along - pi * (pi * along).sum(1, keepdims=True))
+    for j, leaf in zip(jacobians, found, strict=True):
+        expected = np.einsum("mkp,mk->p", j, head)
+        assert np.abs(expected).max() > 1e-3
+        np.testing.assert_allclose(np.ravel(leaf), expected, rtol=0, atol=1e-4 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("shape", IMAGES)
+def test_keras_cnn_chooses_its_layers_by_the_size_of_the_image(shape):
+    filters, layers, flat = IMAGES[shape]
+    kernels = nets.keras_cnn(shape, 5).init(SEED)[::2]
+    channels = [shape[2] if len(shape) == 3 else 1, *filters]
+    expected = [(size, size, channels[i], channels[i + 1]) for i, (size, *_) in enumerate(layers)]
+    assert [tuple(kernel.shape) for kernel in kernels] == [*expected, (flat, 256), (256, 5)]
+
+
+def test_keras_cnn_starts_with_orthogonal_kernels_of_their_own_and_zero_biases():
+    net = nets.keras_cnn((8, 8, 2), 3, last_gain=0.01)
+    weights, other = net.init(SEED), net.init(tf.constant([6, 3]))
+    for kernel, square in zip(weights[::2], [2, 2, 2, 2, 1e-4], strict=True):
+        flat = np.reshape(kernel, [-1, kernel.shape[-1]])
+        np.testing.assert_allclose(gram(flat), square * np.eye(min(flat.shape)), atol=2e-6 * square)
+    for bias in weights[1::2]:
+        np.testing.assert_array_equal(bias, 0 * bias)
+    firsts = [np.ravel(kernel)[:6] for kernel in (*weights[:8:2], *other[:8:2])]
+    assert all(abs(np.corrcoef(a, b)[0, 1]) < 0.999 for a, b in itertools.combinations(firsts, 2))
+    for a, b, c in zip(weights, net.init(SEED), nets.keras_cnn((8, 8, 2), 3, 0.01).init(SEED), strict=True):
+        np.testing.assert_array_equal(a, b)
+        np.testing.assert_array_equal(a, c)
+    np.testing.assert_allclose(gram(nets.keras_cnn((8, 8), 3).init(SEED)[8]), np.eye(3), atol=1e-5)
+
+
+def test_keras_cnn_maps_the_last_axis_of_any_batch(mode, rng):
+    net = nets.keras_cnn((8, 9), 3)
+    weights, x = net.init(SEED), tf.constant(rng.normal(size=[2, 3, 72]), tf.float32)
+    found = mode(net.apply)(weights, x)
+    assert found.shape == [2, 3, 3]
+    np.testing.assert_allclose(found[1], net.apply(weights, x[1]), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(8,), (8, 8, 2, 2)])
+def test_keras_cnn_refuses_what_is_no_image(shape):
+    with pytest.raises(UsageError, match=r"An image has axes .* has (1|4)\."):
+        nets.keras_cnn(shape, 3)

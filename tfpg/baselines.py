@@ -192,10 +192,25 @@ def optimal_leave_one_out(score_i: tf.Tensor, return_i: tf.Tensor) -> tf.Tensor:
     """
     checks.axes(score_i=(score_i, "N P"), return_i=(return_i, "N"))
     checks.several(return_i=return_i)
+    return optimal_togo_leave_one_out(score_i, score_i * return_i[:, None])
+
+
+@checks.component
+def optimal_togo_leave_one_out(score_i: tf.Tensor, weighed_i: tf.Tensor) -> tf.Tensor:
+    """b_{i,p} = sum_{j != i} g_{j,p} c_{j,p} / sum_{j != i} g_{j,p}^2   (PG-136), g_i = sum_t g_{i,t} and c_i = sum_t g_{i,t} G_{i,t}.
+
+    One number per component, to be subtracted from every reward-to-go of the trajectory: of all such numbers E[c_p g_p] / E[g_p^2] has the
+    least E[(c_p - b g_p)^2]. Made of the others, so unbiased. 0 where the others' scores are all 0. With the total return, c_i = g_i R_i,
+    it is `optimal_leave_one_out`. For one number for all components give |g_i| and g_i . c_i / |g_i| as single components.
+
+    Args: score_i g [N, P]; weighed_i c [N, P], N > 1. Returns: [N, P], in units of reward.
+    Raises: ValueError for N = 1, or if the shapes do not fit.
+    """
+    checks.axes(score_i=(score_i, "N P"), weighed_i=(weighed_i, "N P"))
+    checks.several(score_i=score_i)
 
     def others(x: tf.Tensor) -> tf.Tensor:
         # The sum before and the sum after: a difference of sums would lose small scores beside a large one of one's own.
         return tf.cumsum(x, exclusive=True) + tf.cumsum(x, exclusive=True, reverse=True)
 
-    square = score_i**2
-    return tf.math.divide_no_nan(others(square * return_i[:, None]), others(square))
+    return tf.math.divide_no_nan(others(score_i * weighed_i), others(score_i**2))

@@ -1,11 +1,14 @@
-"""Networks as functions of explicit parameters: an own multilayer perceptron, and any Keras model through the same record."""
+"""Networks as functions of explicit parameters: an own perceptron, one with a memory, and any Keras model through the same record."""
 
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import tensorflow as tf
 
+from tfpg import checks
+from tfpg.errors import UsageError
 from tfpg.types import Nest, Net
 
 ACTIVATIONS = {"tanh": tf.tanh, "relu": tf.nn.relu, "elu": tf.nn.elu, "swish": tf.nn.swish}
@@ -23,6 +26,16 @@ def orthogonal(shape: Sequence[int], gain: float, seed: tf.Tensor, dtype: tf.DTy
     return tf.cast(gain * (q if rows >= columns else tf.transpose(q)), dtype)
 
 
+def dense(shape: Sequence[int], gain: float, seed: tf.Tensor, dtype: tf.DType) -> dict[str, tf.Tensor]:
+    """A layer as it starts: {'kernel': [in, out] orthogonal, 'bias': [out] zeros}."""
+    return {"kernel": orthogonal(shape, gain, seed, dtype), "bias": tf.zeros([shape[1]], dtype)}
+
+
+def linear(layer: dict[str, tf.Tensor], x: tf.Tensor) -> tf.Tensor:
+    """x W + b. Args: x [..., in]. Returns: [..., out]."""
+    return x @ layer["kernel"] + layer["bias"]
+
+
 def mlp(sizes: Sequence[int], activation: str = "tanh", last_gain: float = 1.0, dtype: tf.DType = tf.float32) -> Net:
     """h_{l+1} = s(h_l W_l + b_l), the last layer linear; W orthogonal with gain sqrt(2) (the last: `last_gain`), b = 0.
 
@@ -35,18 +48,92 @@ def mlp(sizes: Sequence[int], activation: str = "tanh", last_gain: float = 1.0, 
     def init(seed: tf.Tensor) -> Nest:
         seeds = tf.random.experimental.stateless_split(seed, len(shapes))
         gains = [2.0**0.5] * (len(shapes) - 1) + [last_gain]
-        return tuple(
-            {"kernel": orthogonal(shape, gain, seeds[i], dtype), "bias": tf.zeros([shape[1]], dtype)}
-            for i, (shape, gain) in enumerate(zip(shapes, gains, strict=True))
-        )
+        return tuple(dense(shape, gain, seeds[i], dtype) for i, (shape, gain) in enumerate(zip(shapes, gains, strict=True)))
 
     def apply(params: Nest, x: tf.Tensor) -> tf.Tensor:
         *hidden, last = params
         for layer in hidden:
-            x = squash(x @ layer["kernel"] + layer["bias"])
-        return x @ last["kernel"] + last["bias"]
+            x = squash(linear(layer, x))
+        return linear(last, x)
 
     return Net(init, apply)
+
+
+def gru_cell(recurrent: tf.Tensor, drive: tf.Tensor, h: tf.Tensor) -> tf.Tensor:
+    """One step of a gated recurrent unit: the next memory, a mixture of what was and what is new.
+
+        z = sigmoid(d_z + h U_z)            how much stays
+        r = sigmoid(d_r + h U_r)            what the candidate is told of the past
+        c = tanh(d_c + (r * h) U_c)         the candidate
+        h <- z * h + (1 - z) * c
+
+    The reset gate r acts before the product with U_c, as published; some libraries let it act on the product.
+
+    Args: recurrent [H, 3H], U_z, U_r, U_c side by side; drive [N, 3H], what the inputs say, d = x W + b, in the same order; h [N, H].
+    Returns: [N, H]. Source: Cho et al. 2014 (arXiv:1406.1078), equations 5 to 8.
+    """
+    width = h.shape[-1]
+    gates = tf.sigmoid(drive[:, : 2 * width] + h @ recurrent[:, : 2 * width])
+    stay, reset = gates[:, :width], gates[:, width:]
+    candidate = tf.tanh(drive[:, 2 * width :] + (reset * h) @ recurrent[:, 2 * width :])
+    return stay * h + (1 - stay) * candidate
+
+
+def gru(sizes: Sequence[int], activation: str = "tanh", last_gain: float = 1.0, dtype: tf.DType = tf.float32) -> Net:
+    """A network with a memory h_t: layers as in `mlp`, then one `gru_cell`, then a linear layer.
+
+        h_t = cell(x_t W + b, h_{t-1}),     h_{t-1} = 0 where an episode begins;     y_t = h_t V + c
+
+    Kernels start orthogonal gate by gate: those of inputs with gain sqrt(2), those of the memory with 1, the last with `last_gain`; b = 0.
+
+    Args: sizes: [inputs, hidden ..., H, outputs]; activation: a name in ACTIVATIONS, of the layers below the cell.
+    Returns: a recurrent `Net`; its parameters are {'hidden': as in `mlp`, 'cell': {'kernel': [in, 3H], 'recurrent': [H, 3H],
+    'bias': [3H]}, 'last': {'kernel': [H, outputs], 'bias': [outputs]}}. Its apply unrolls the T steps, T known when it is traced.
+    Raises: UsageError without a width for the memory; ValueError where apply's arguments do not fit.
+    """
+    if len(sizes) < 3:
+        raise UsageError(f"A recurrent network has a hidden width at least, the size of its memory: sizes {list(sizes)} have none.")
+    *below, width, outputs = sizes
+    squash, shapes = ACTIVATIONS[activation], list(itertools.pairwise(below))
+
+    def init(seed: tf.Tensor) -> Nest:
+        seeds = tf.random.experimental.stateless_split(seed, len(shapes) + 7)
+        gates = [
+            [orthogonal([below[-1], width], 2.0**0.5, seeds[i], dtype), orthogonal([width, width], 1.0, seeds[i + 3], dtype)]
+            for i in range(3)
+        ]
+        kernel, recurrent = (tf.concat(parts, axis=1) for parts in zip(*gates, strict=True))
+        return {
+            "hidden": tuple(dense(shape, 2.0**0.5, seeds[7 + i], dtype) for i, shape in enumerate(shapes)),
+            "cell": {"kernel": kernel, "recurrent": recurrent, "bias": tf.zeros([3 * width], dtype)},
+            "last": dense([width, outputs], last_gain, seeds[6], dtype),
+        }
+
+    def drive(params: Nest, x: tf.Tensor) -> tf.Tensor:
+        for layer in params["hidden"]:
+            x = squash(linear(layer, x))
+        return linear(params["cell"], x)
+
+    def apply(params: Nest, inputs: tuple[tf.Tensor, tf.Tensor, tf.Tensor]) -> tf.Tensor:
+        x_t, first_t, memory = inputs
+        checks.axes(x_t=(x_t, "T N D"), first_t=(first_t, "T N"), memory=(memory, "1 N H"))
+        if memory.shape[0] not in (None, 1):
+            raise ValueError(f"memory has shape {memory.shape}, but its axes are [1, N, H]: that before the first step is needed alone")
+        before = tf.stop_gradient(memory[0])
+
+        def advance(h: tf.Tensor, now: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
+            driven, first = now
+            return gru_cell(params["cell"]["recurrent"], driven, tf.where(first[:, None], tf.zeros_like(h), h))
+
+        # What the inputs say needs no memory: one product for all steps, outside the loop.
+        return linear(params["last"], tf.scan(advance, (drive(params, x_t), first_t), before))
+
+    def step(params: Nest, x: tf.Tensor, memory: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        checks.axes(x=(x, "N D"), memory=(memory, "N H"))
+        h = gru_cell(params["cell"]["recurrent"], drive(params, x), memory)
+        return linear(params["last"], h), h
+
+    return Net(init, apply, step, width)
 
 
 def keras_net(build: Callable[[int], Any]) -> Net:
@@ -85,5 +172,46 @@ def keras_mlp(sizes: Sequence[int], activation: str = "tanh", last_gain: float =
         ]
         last = keras.layers.Dense(outputs, kernel_initializer=keras.initializers.Orthogonal(last_gain, seed=seed + len(hidden)))
         return keras.Sequential([keras.Input([inputs]), *layers, last])
+
+    return keras_net(build)
+
+
+def convolutions(shape: Sequence[int]) -> list[tuple[int, int, int, str]]:
+    """(filters, kernel, stride, padding) of three convolutions for images of this size.
+
+    From 36 pixels on, the least that leaves anything of an image, those of Mnih et al. 2015 (Nature 518:529); below, small ones that begin
+    with every pixel and keep the edges.
+    """
+    if min(shape[:2]) >= 36:
+        return [(32, 8, 4, "valid"), (64, 4, 2, "valid"), (64, 3, 1, "valid")]
+    return [(16, 3, 1, "same"), (32, 3, 2, "same"), (32, 3, 2, "same")]
+
+
+def keras_cnn(shape: Sequence[int], outputs: int, last_gain: float = 1.0) -> Net:
+    """Three `convolutions` of an image, a layer of 256, a linear layer; relu between them; orthogonal kernels, zero biases.
+
+    Pixels are taken as they come, on whatever scale: standardise them, or divide them by 255.
+
+    Args: shape: [H, W] or [H, W, channels] of the image; outputs: K. Returns: a `Net` from flat images [..., H * W * channels] to [..., K].
+    Raises: UsageError for another number of axes.
+    """
+    if len(shape) not in (2, 3):
+        raise UsageError(f"An image has axes [height, width] or [height, width, channels]: shape {list(shape)} has {len(shape)}.")
+    image = [*shape, 1][:3]
+
+    def build(seed: int) -> Any:
+        import keras
+
+        def start(i: int, gain: float) -> Any:
+            return keras.initializers.Orthogonal(gain, seed=seed + i)
+
+        layers = [
+            keras.layers.Conv2D(filters, kernel, stride, padding, activation="relu", kernel_initializer=start(i, 2.0**0.5))
+            for i, (filters, kernel, stride, padding) in enumerate(convolutions(image))
+        ]
+        wide = keras.layers.Dense(256, "relu", kernel_initializer=start(3, 2.0**0.5))
+        last = keras.layers.Dense(outputs, kernel_initializer=start(4, last_gain))
+        flat = keras.Input([math.prod(image)])
+        return keras.Sequential([flat, keras.layers.Reshape(image), *layers, keras.layers.Flatten(), wide, last])
 
     return keras_net(build)

@@ -42,3 +42,37 @@ def adam(learning_rate: float, beta_1: float = 0.9, beta_2: float = 0.999, epsil
         return tf.nest.map_structure(increment, mean, square), AdamState(step, mean, square)
 
     return Optimizer(init, update)
+
+
+def rmsprop(learning_rate: float, rho: float = 0.9, epsilon: float = 1e-7, inside: bool = False) -> Optimizer:
+    """v <- rho v + (1-rho) g^2;  increment = alpha g / (sqrt(v) + epsilon), or alpha g / sqrt(v + epsilon) if `inside`   (PG-134).
+
+    Both forms exist, and their epsilons are not alike: inside the root it weighs as sqrt(epsilon) outside. Keras's is inside. v begins at 0
+    and is not corrected for it, so that the first steps are up to 1 / sqrt(1-rho) times as long.
+    The memory is v, like the parameters. Reference: Tieleman and Hinton 2012, lecture 6.5.
+    """
+
+    def update(gradient: Nest, square: Nest) -> tuple[Nest, Nest]:
+        square = tf.nest.map_structure(lambda v, g: v + (1 - rho) * (g * g - v), square, gradient)
+
+        def increment(g: tf.Tensor, v: tf.Tensor) -> tf.Tensor:
+            return learning_rate * g / (tf.sqrt(v + epsilon) if inside else tf.sqrt(v) + epsilon)
+
+        return tf.nest.map_structure(increment, gradient, square), square
+
+    return Optimizer(trees.zeros_like, update)
+
+
+def clipped(optimizer: Optimizer, norm: float) -> Optimizer:
+    """The optimiser is given g min(1, norm / ||g||), ||g|| over all leaves together   (PG-135): the direction stays, and what is short.
+
+    Args: norm > 0. Returns: an `Optimizer` with the memory of the one inside.
+    Reference: Pascanu, Mikolov and Bengio 2013 (arXiv:1211.5063), algorithm 1.
+    """
+
+    def update(gradient: Nest, state: Nest) -> tuple[Nest, Nest]:
+        length = trees.norm(gradient)
+        bound = trees.number(norm, length)
+        return optimizer.update(trees.scale(bound / tf.maximum(length, bound), gradient), state)
+
+    return Optimizer(optimizer.init, update)

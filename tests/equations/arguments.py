@@ -195,6 +195,7 @@ ARGUMENTS = {
     "v_t": ("T N", normal),
     "v_tp1": ("T N", normal),
     "w_t": ("T N", weight),
+    "weighed_i": ("K P", normal),
     "weight": ("K", simplex),
     "x_t": ("T N", normal),
     "xi": ("A", simplex),

@@ -154,6 +154,7 @@ CASES = {
     "baselines.optimal_per_parameter": Case("P"),
     "baselines.optimal_per_time": Case("T", axes={"probability": "N"}),
     "baselines.optimal_leave_one_out": Case("K P", mixes=True),
+    "baselines.optimal_togo_leave_one_out": Case("K P", mixes=True),
     "surrogates.score": Case("T N", idle={"log_prob_old_t": everywhere}),
     "surrogates.importance": Case("T N"),
     "surrogates.clipped": Case("T N"),

@@ -124,6 +124,18 @@ def optimal_leave_one_out(score_i, return_i):
     return b
 
 
+def optimal_togo_leave_one_out(score_i, weighed_i):
+    b = np.zeros_like(score_i)
+    for i, p in np.ndindex(score_i.shape):
+        above = below = 0.0
+        for j in range(len(score_i)):
+            if j != i:
+                above += score_i[j, p] * weighed_i[j, p]
+                below += score_i[j, p] ** 2
+        b[i, p] = ratio(above, below)
+    return b
+
+
 def optimal(probability, score_i, return_i):
     square = [p * sum(g**2) for p, g in zip(probability, score_i, strict=True)]
     return ratio(sum(w * r for w, r in zip(square, return_i, strict=True)), sum(square))
@@ -145,6 +157,7 @@ DEFINITIONS = {
     ],
     "optimal_per_time": optimal_per_time,
     "optimal_leave_one_out": optimal_leave_one_out,
+    "optimal_togo_leave_one_out": optimal_togo_leave_one_out,
 }
 
 
@@ -155,13 +168,14 @@ def arguments_of(name, rng):
     probability = rng.dirichlet(np.ones(5))
     steps = {"return_t": 1.7 + rng.normal(size=(4, 5)), "b_t": rng.normal(size=(4, 5)), "psi_t": rng.normal(size=(4, 5)) - 0.4}
     rows = {"return_i": 1.3 + rng.normal(size=5), "b_i": rng.normal(size=5), "probability": probability, "floor": np.array(0.3)}
-    given = {**steps, **rows, "score_i": score_i, "score_t": score_t, "mask_t": ALIVE}
+    weighed_i = score_i * (1.3 + rng.normal(size=(5, 3)))
+    given = {**steps, **rows, "score_i": score_i, "weighed_i": weighed_i, "score_t": score_t, "mask_t": ALIVE}
     if name == "optimal_per_time":
         given["return_t"] = np.where(ALIVE, given["return_t"], 0)
     return {key: given[key] for key in inspect.signature(getattr(baselines, name)).parameters}
 
 
-@equation("PG-40", "PG-41", "PG-42", "PG-46", "PG-47", "PG-49", "PG-50", "PG-132")
+@equation("PG-40", "PG-41", "PG-42", "PG-46", "PG-47", "PG-49", "PG-50", "PG-132", "PG-136")
 @pytest.mark.parametrize("name", DEFINITIONS)
 def test_equals_its_definition(mode, name, rng):
     given = arguments_of(name, rng)
@@ -219,7 +233,7 @@ def test_standardised_weights_have_mean_zero_and_deviation_one_and_a_single_step
     np.testing.assert_array_equal(baselines.standardise(psi_t[:1, :1], np.array([[True]]), 1e-8), [[0]])
 
 
-@equation("PG-46", "PG-47", "PG-50")
+@equation("PG-46", "PG-47", "PG-50", "PG-136")
 def test_no_score_at_all_is_no_reason_for_nan(rng):
     rows, none = rng.normal(size=5), np.zeros((5, 3))
     assert baselines.optimal(np.full(5, 0.2), none, rows) == 0
@@ -227,11 +241,12 @@ def test_no_score_at_all_is_no_reason_for_nan(rng):
         baselines.optimal_per_parameter(np.full(5, 0.2), none, rows),
         baselines.optimal_per_time(np.full(5, 0.2), np.zeros((4, 5, 3)), rng.normal(size=(4, 5))),
         baselines.optimal_leave_one_out(none, rows),
+        baselines.optimal_togo_leave_one_out(none, none),
     ):
         np.testing.assert_array_equal(b, np.zeros(b.shape))
 
 
-@equation("PG-46", "PG-47")
+@equation("PG-46", "PG-47", "PG-136")
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_what_the_others_say_is_a_mean_of_their_returns_however_large_ones_own_score(mode, dtype, rng):
     """A rare action's score exceeds the others' by orders of magnitude; a difference of sums would leave nothing of theirs."""
@@ -239,6 +254,22 @@ def test_what_the_others_say_is_a_mean_of_their_returns_however_large_ones_own_s
     score_i[2] = 1e5
     found = mode(baselines.optimal_leave_one_out)(tf.constant(score_i, dtype), tf.constant(return_i, dtype))
     np.testing.assert_allclose(found, optimal_leave_one_out(score_i, return_i), rtol=1e-5)
+    weighed_i = score_i * (2 + rng.uniform(size=(5, 3)))
+    found = mode(baselines.optimal_togo_leave_one_out)(tf.constant(score_i, dtype), tf.constant(weighed_i, dtype))
+    np.testing.assert_allclose(found, optimal_togo_leave_one_out(score_i, weighed_i), rtol=1e-5)
+
+
+@equation("PG-46", "PG-47", "PG-136")
+def test_for_the_total_return_the_baseline_of_rewards_to_go_is_that_of_returns(mode, rng):
+    """Per component, and as one number: then of |g| and g . c / |g|, for every component alike."""
+    score_i, return_i = rng.normal(size=(5, 3)), 1.3 + rng.normal(size=5)
+    weighed_i, norm = score_i * return_i[:, None], np.linalg.norm(score_i, axis=1, keepdims=True)
+    run = mode(baselines.optimal_togo_leave_one_out)
+    found, alone = (
+        run(tf.constant(g), tf.constant(c)) for g, c in ((score_i, weighed_i), (norm, (score_i * weighed_i).sum(1, keepdims=True) / norm))
+    )
+    np.testing.assert_allclose(found, baselines.optimal_leave_one_out(score_i, return_i), rtol=1e-12)
+    np.testing.assert_allclose(alone, baselines.optimal_leave_one_out(norm, return_i), rtol=1e-12)
 
 
 # The moving average, PG-43.

@@ -188,3 +188,65 @@ def test_optimal_baselines_of_the_others_are_unbiased_and_of_the_batch_are_not(e
         np.testing.assert_allclose(bias(rule, episodes), np.zeros(4), atol=1e-13)
     for rule in (in_batch(baselines.optimal), in_batch(baselines.optimal_per_parameter)):
         assert np.abs(bias(rule, episodes)).max() > 1e-2
+
+
+# For rewards to go, PG-136.
+
+
+def togo_estimate(weigh):
+    """1/N sum_i (c_i - b_i g_i), c_i = sum_t g_t G_t, b = weigh(g [N, P], c [N, P])."""
+
+    def one(t, score_t):
+        togo = tf.cumsum(t.reward, axis=0, reverse=True)
+        g, c = tf.reduce_sum(score_t, axis=0), tf.einsum("tnp,tn->np", score_t, togo)
+        return tf.reduce_mean(c - weigh(g, c) * g, axis=0)
+
+    return one
+
+
+def togo_by_the_norm(g, c):
+    norm = tf.norm(g, axis=1, keepdims=True)
+    return baselines.optimal_togo_leave_one_out(norm, tf.reduce_sum(g * c, axis=1, keepdims=True) / norm)
+
+
+def togo_of_the_batch(g, c):
+    return tf.math.divide_no_nan(tf.reduce_sum(g * c, axis=0), tf.reduce_sum(g**2, axis=0))
+
+
+@equation("PG-136")
+def test_the_optimal_baseline_for_rewards_to_go_is_unbiased_if_made_of_the_others():
+    listing = SMALL.trajectories(tf.constant(SMALL_THETA))
+    t = listing.trajectory
+    g = score(t.observation.numpy(), t.action.numpy(), np.exp(SMALL_THETA) / np.exp(SMALL_THETA).sum(-1, keepdims=True)).sum(0)
+    gradient = tf.constant(np.einsum("n,np,n->p", listing.probability, g, t.reward.numpy().sum(0)))
+    biases = [
+        exact.moments(listing, togo_estimate(rule), gradient, 2).bias for rule in (baselines.optimal_togo_leave_one_out, togo_by_the_norm)
+    ]
+    np.testing.assert_allclose(biases, np.zeros((2, 4)), atol=1e-13)
+    assert np.abs(exact.moments(listing, togo_estimate(togo_of_the_batch), gradient, 2).bias).max() > 1e-2
+
+
+@equation("PG-136")
+def test_of_all_numbers_the_optimal_one_for_rewards_to_go_leaves_least():
+    """Others that occur as often as their probabilities say, quarters of quarters: E[(c - b g)^2] over the listing is least at their b."""
+    mdp = TabularMDP([0.25, 0.75], [[[0.5, 0.5], [0.75, 0.25]], [[0.25, 0.75], [1.0, 0.0]]], [[1.1, -0.7], [0.4, 2.3]], 1.0, horizon=2)
+    pi = np.array([[0.75, 0.25], [0.5, 0.5]])
+    listing = mdp.trajectories(tf.constant(np.log(pi)))
+    t, p = listing.trajectory, listing.probability.numpy()
+    times = np.rint(256 * p).astype(int)
+    np.testing.assert_allclose(times, 256 * p, atol=1e-9)
+    g_t, togo = score(t.observation.numpy(), t.action.numpy(), pi), np.cumsum(t.reward.numpy()[::-1], axis=0)[::-1]
+    g, c = g_t.sum(0), np.einsum("tnp,tn->np", g_t, togo)
+    stranger = [np.full((1, 4), 3.3)]
+    b = baselines.optimal_togo_leave_one_out(*(np.concatenate([*stranger, np.repeat(x, times, axis=0)]) for x in (g, c))).numpy()[0]
+
+    def left(b):
+        return p @ (c - b * g) ** 2
+
+    whole = baselines.optimal_leave_one_out(
+        np.concatenate([*stranger, np.repeat(g, times, axis=0)]), np.repeat([0, *togo[0]], [1, *times])
+    ).numpy()[0]
+    assert np.abs(whole - b).min() > 0.05  # that of total returns is another
+    for h in (1e-3, 0.1, 3.0):
+        np.testing.assert_allclose(left(b + h) - left(b), h**2 * (p @ g**2), rtol=1e-7)  # a parabola, and b is its lowest point
+        np.testing.assert_allclose(left(b - h) - left(b), h**2 * (p @ g**2), rtol=1e-7)

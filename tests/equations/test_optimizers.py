@@ -57,6 +57,15 @@ def assert_nests_close(found, expected, **tolerance):
         np.testing.assert_allclose(a, b, **tolerance)
 
 
+EVERY = [
+    optimizers.sgd(0.05),
+    optimizers.adam(0.05),
+    optimizers.rmsprop(0.02),
+    optimizers.rmsprop(0.02, inside=True),
+    optimizers.clipped(optimizers.sgd(0.05), 0.7),
+]
+
+
 @equation("PG-26", "PG-122")
 def test_sgd_goes_along_the_gradient(mode, rng):
     gradients = random_gradients(rng, 2)
@@ -130,8 +139,8 @@ def test_adam_does_not_see_the_scale_of_the_gradients(mode, rng):
         assert_nests_close(a, b, rtol=1e-11)
 
 
-@equation("PG-26", "PG-122")
-@pytest.mark.parametrize("optimizer", [optimizers.sgd(0.05), optimizers.adam(0.05)])
+@equation("PG-26", "PG-122", "PG-134", "PG-135")
+@pytest.mark.parametrize("optimizer", EVERY)
 def test_updates_ascend(mode, optimizer):
     top = np.array([0.5, -1.0])
     theta = tf.zeros([2], tf.float64)
@@ -142,8 +151,8 @@ def test_updates_ascend(mode, optimizer):
     np.testing.assert_allclose(theta, top, atol=0.05)
 
 
-@equation("PG-26", "PG-122")
-@pytest.mark.parametrize("optimizer", [optimizers.sgd(0.05), optimizers.adam(0.05)])
+@equation("PG-26", "PG-122", "PG-134", "PG-135")
+@pytest.mark.parametrize("optimizer", EVERY)
 def test_single_precision_agrees_with_double(mode, rng, optimizer):
     gradients = random_gradients(rng, 3)
     single = [tf.nest.map_structure(lambda g: tf.cast(g, tf.float32), gradient) for gradient in gradients]
@@ -154,8 +163,8 @@ def test_single_precision_agrees_with_double(mode, rng, optimizer):
         assert_nests_close(a, b, rtol=3e-5)
 
 
-@equation("PG-26", "PG-122")
-@pytest.mark.parametrize("optimizer", [optimizers.sgd(0.05), optimizers.adam(0.05)])
+@equation("PG-26", "PG-122", "PG-134", "PG-135")
+@pytest.mark.parametrize("optimizer", EVERY)
 def test_state_keeps_its_structure_as_a_loop_variable(rng, optimizer):
     gradient = random_gradients(rng, 1)[0]
     expected = run(lambda f: f, optimizer, [gradient] * 3)[0][-1]
@@ -233,3 +242,110 @@ def test_the_memory_of_adam_is_a_weighted_sum_of_the_past_at_any_rates():
         _, state = run(lambda f: f, optimizers.adam(1.0, beta_1, beta_2), [tf.constant(g, tf.float64) for g in gradients])
         for found, past, beta in ((state.mean, gradients, beta_1), (state.square, gradients**2, beta_2)):
             np.testing.assert_allclose(found, (1 - beta) * sum(beta ** (3 - k) * past[k] for k in range(4)), rtol=1e-12)
+
+
+# RMSProp: Keras's has epsilon inside the root.
+
+
+@equation("PG-134")
+@pytest.mark.parametrize("epsilon", [2.0**-20, 0.5])
+def test_rmsprop_with_epsilon_inside_the_root_walks_the_path_of_keras(mode, rng, epsilon):
+    import keras
+
+    ours = optimizers.rmsprop(3 / 64, 0.875, epsilon, inside=True)
+    assert_same_path(mode, ours, keras.optimizers.RMSprop(3 / 64, rho=0.875, epsilon=epsilon), random_gradients(rng, 5))
+
+
+@equation("PG-134")
+def test_rmsprop_has_the_defaults_of_keras():
+    import inspect
+
+    import keras
+
+    theirs, ours = (inspect.signature(f).parameters for f in (keras.optimizers.RMSprop, optimizers.rmsprop))
+    for name in ("rho", "epsilon"):
+        assert ours[name].default == theirs[name].default
+    assert ours["inside"].default is False
+
+
+@equation("PG-134")
+@pytest.mark.parametrize("rho", [0.3, 0.97])
+@pytest.mark.parametrize("inside", [False, True])
+def test_rmsprop_divides_by_the_root_of_a_weighted_sum_over_all_squares(mode, rng, rho, inside):
+    """Without recursion: v_t = (1 - rho) sum_k rho^(t-k) g_k^2. An epsilon as large as v tells its two places apart."""
+    gradients = random_gradients(rng, 4)
+    increments, square = run(mode, optimizers.rmsprop(0.07, rho, 0.1, inside), gradients)
+    histories = [np.stack(leaf) for leaf in zip(*map(tf.nest.flatten, gradients), strict=True)]
+    for t, increment in enumerate(increments, start=1):
+        for g, found in zip(histories, tf.nest.flatten(increment), strict=True):
+            v = (1 - rho) * sum(rho ** (t - k) * g[k - 1] ** 2 for k in range(1, t + 1))
+            np.testing.assert_allclose(found, 0.07 * g[t - 1] / ((v + 0.1) ** 0.5 if inside else v**0.5 + 0.1), rtol=1e-11)
+    tf.nest.assert_same_structure(square, gradients[0])
+
+
+@equation("PG-134")
+def test_three_steps_of_rmsprop_by_hand(mode):
+    """Gradients 2, -4, 8 at rate 3/4, without epsilon: v = 1, 19/4, 313/16."""
+    gradients = [tf.constant(g, tf.float64) for g in (2.0, -4.0, 8.0)]
+    increments, square = run(mode, optimizers.rmsprop(0.5, 0.75, 0.0), gradients)
+    np.testing.assert_allclose(increments, [1, -2 / np.sqrt(19 / 4), 4 / np.sqrt(313 / 16)], rtol=1e-12)
+    assert float(square) == 313 / 16
+
+
+@equation("PG-134")
+@pytest.mark.parametrize("inside", [False, True])
+def test_rmsprop_stays_where_there_is_no_gradient(mode, inside):
+    increments, _ = run(mode, optimizers.rmsprop(0.5, inside=inside), [{"a": tf.zeros([3])}] * 2)
+    np.testing.assert_array_equal([increment["a"] for increment in increments], np.zeros([2, 3]))
+
+
+# Clipping by the norm of everything.
+
+
+def length(nest):
+    return float(sum((leaf.numpy() ** 2).sum() for leaf in tf.nest.flatten(nest)) ** 0.5)
+
+
+@equation("PG-135")
+@pytest.mark.parametrize("share", [0.03, 0.6, 1.7, 40.0])
+def test_clipping_shortens_what_is_longer_and_leaves_the_rest_as_it_is(mode, rng, share):
+    """The bound is a share of the gradient's length: active below 1, and above it the very same numbers come out."""
+    (gradient,) = gradients = random_gradients(rng, 1)
+    bound = share * length(gradient)
+    (found,), _ = run(mode, optimizers.clipped(optimizers.sgd(1.0), bound), gradients)
+    assert length(found) == pytest.approx(min(1, share) * length(gradient), rel=1e-12)
+    if share < 1:
+        assert_nests_close(found, tf.nest.map_structure(lambda g: share * g.numpy(), gradient), rtol=1e-12)
+    else:
+        tf.nest.map_structure(np.testing.assert_array_equal, found, gradient)
+
+
+@equation("PG-135")
+def test_clipping_is_what_keras_calls_by_the_global_norm(mode, rng):
+    import keras
+
+    gradients = random_gradients(rng, 4)
+    bound = float(np.median([length(gradient) for gradient in gradients]))
+    ours = optimizers.clipped(optimizers.adam(3 / 64, 0.875, 0.96875, 2.0**-20), bound)
+    theirs = keras.optimizers.Adam(3 / 64, beta_1=0.875, beta_2=0.96875, epsilon=2.0**-20, global_clipnorm=bound)
+    assert_same_path(mode, ours, theirs, gradients)
+
+
+@equation("PG-135")
+def test_the_optimiser_inside_remembers_what_was_clipped(mode, rng):
+    gradients = random_gradients(rng, 3)
+    bounds = [min(1, 2.5 / length(gradient)) for gradient in gradients]
+    shorter = [tf.nest.map_structure(lambda g, b=b: b * g, gradient) for gradient, b in zip(gradients, bounds, strict=True)]
+    found, expected = (
+        run(mode, o, g) for o, g in ((optimizers.clipped(optimizers.adam(0.1), 2.5), gradients), (optimizers.adam(0.1), shorter))
+    )
+    assert max(bounds) < 1
+    assert_nests_close(found[0], expected[0], rtol=1e-12)
+    assert_nests_close(found[1], expected[1], rtol=1e-12)
+
+
+@equation("PG-135")
+def test_clipping_nothing_gives_nothing_and_what_is_no_number_stays_so(mode):
+    update = mode(optimizers.clipped(optimizers.sgd(0.5), 2.0).update)
+    np.testing.assert_array_equal(update((tf.zeros([3]), tf.zeros([])), ())[0][0], np.zeros(3))
+    assert np.isnan(update((tf.constant([1.0, np.nan]), tf.ones([])), ())[0][0]).all()
