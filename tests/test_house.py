@@ -37,7 +37,7 @@ FLOORS = {
         "tabular",
         "lqr",
     ],
-    2: ["nets", "policies", "values", "gradients", "optimizers", "normalizers", "pathwise", "learning"],
+    2: ["nets", "policies", "values", "gradients", "optimizers", "schedules", "normalizers", "pathwise", "learning"],
     3: ["improve", "algorithms", "update"],
     4: [
         "envs",
