@@ -412,7 +412,7 @@ class Row(NamedTuple):
     digests: dict[int, dict[str, Any]]  # by seed, in the order of the seeds
     other: list[int]  # seeds whose digest has other flags
     peers: dict[int, dict[str, Any]]
-    flagfile: str | None  # its text
+    flagfile: bool  # whether it is there
 
     @property
     def returns(self) -> list[float]:
@@ -468,8 +468,7 @@ def gather(root: Path, experiment: Experiment) -> Row:
                 other.append(seed)
             else:
                 digests[seed] = content
-    path = root / "configs" / experiment.flagfile
-    return Row(experiment, digests, other, peers_of(root, experiment), path.read_text("utf-8") if path.is_file() else None)
+    return Row(experiment, digests, other, peers_of(root, experiment), (root / "configs" / experiment.flagfile).is_file())
 
 
 class Bar(NamedTuple):
@@ -619,7 +618,7 @@ HEAD = (
 
 def table_row(row: Row) -> str:
     e = row.experiment
-    link = f"[{e.name}](../configs/{e.flagfile})" if row.flagfile is not None else f"{e.name} (its flagfile is not written yet)"
+    link = f"[{e.name}](../configs/{e.flagfile})" if row.flagfile else f"{e.name} (its flagfile is not written yet)"
     steps = f"{statistics.median_low(content['steps'] for content in row.digests.values()):,}" if row.digests else "–"
     figures = "<br>".join(f"{given(f['value'])}: {f['text']} ({plain(f['source'])})" for f in e.reference) or "–"
     name = " ".join([link, *(f"`{flag}`" for flag in e.flags)])
@@ -628,17 +627,10 @@ def table_row(row: Row) -> str:
 
 
 def flag_block(row: Row) -> list[str]:
-    """The command, and every flag of the runs (of the flagfile, where there is no run), folded away."""
+    """The command, and every flag of the runs, folded away."""
     e = row.experiment
     command = " ".join(["python run.py", f"--flagfile=configs/{e.flagfile}", *e.flags, "--seed=K"])
-    if row.digests:
-        flags = [line for line in flag_lines(row.any["flags"]) if not line.startswith("--seed=")]
-    else:
-        flags = (
-            ["# Not run yet. The flagfile:", *flag_lines(row.flagfile)]
-            if row.flagfile is not None
-            else ["# Its flagfile is not written yet."]
-        )
+    flags = [line for line in flag_lines(row.any["flags"]) if not line.startswith("--seed=")] if row.digests else ["# Not run yet."]
     head = f"<details><summary>{e.name}: seeds {listed(e.seeds)}</summary>"
     return [head, "", "```text", command, *flags, "```", "", "</details>", ""]
 

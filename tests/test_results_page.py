@@ -372,6 +372,16 @@ def test_a_bar_above_the_untrained_policy(full, margin, reached):
     assert cells(full, "high")["reached"] == reached
 
 
+def test_every_bar_of_an_experiment_counts(full):
+    """93.3 reaches 90, and does not reach 9 + 100."""
+    edit(full, "bar = 90\nreference", "bar = 90\nstart = 100\nreference")
+    for seed, mean in enumerate([100.0, 95.0, 80.0]):
+        put(full, "high", seed, mean, untrained={"mean": 9.0})
+    results.main(["page"], full)
+    assert cells(full, "high")["bar"] == "≥ 90<br>≥ 109.0 (untrained, +100)"
+    assert cells(full, "high")["reached"] == "**no**"
+
+
 @pytest.mark.parametrize(("within", "reached"), [(0.5, "yes"), (0.05, "**no**")])
 def test_a_bar_near_an_exact_optimum(full, within, reached):
     """The optimum is 120, so that half of it is 60 and 95 % of it 114; 93.3 was reached."""
