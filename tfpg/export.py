@@ -20,7 +20,7 @@ from tfpg.encoding import encode
 from tfpg.errors import RunFault
 from tfpg.files import commit, numbered
 from tfpg.learner import Learner, act
-from tfpg.types import Nest, Spaces, TrainState
+from tfpg.types import Spaces, TrainState
 
 Tensors = dict[str, tf.Tensor]
 

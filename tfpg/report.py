@@ -48,7 +48,7 @@ class Progress:
 
     def _line(self, row: Row) -> str:
         elapsed, done = time.monotonic() - self.started, row["steps"] - self.first
-        left = duration(elapsed * (self.total - row["steps"]) / done) if done > 0 else "-"
+        left = duration(elapsed * max(0, self.total - row["steps"]) / done) if done > 0 else "-"
         kl = cell(row["kl"], 0, 4) + ("" if row["kl_radius"] is None else f" / {row['kl_radius']:.4f}")
         numbers = f"{row['steps']:>10,} {row['episodes']:>9,} {cell(self.returned, 9, 1)} {kl:>15} {cell(row['entropy'], 8, 3)}"
         return f"{numbers} {cell(row['explained_variance'], 8, 2)} {cell(row['steps_per_second'], 9, 0)} {left:>8}"

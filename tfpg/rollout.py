@@ -128,6 +128,34 @@ def require_finite(name: str, x_t: np.ndarray) -> None:
         raise EnvironmentFault(f"environment {i} gave {name} {x_t[t, i]} at step {t} of this iteration: it must be finite.")
 
 
+class Actor(tf.Module):
+    """A policy bound for acting step by step: its parameters and statistics as variables, its use as one compiled program.
+
+    `use(state)` takes in a training state; then `choose(observation [N, *shape], noise, memory) -> action, action in the environment's
+    units, memory`. Handing the whole state to every call would cost more than the call.
+    """
+
+    def __init__(self, learner: Learner, state: TrainState, n: int, shape: tuple[int, ...], jit: bool) -> None:
+        super().__init__()
+        self.leaves = [tf.Variable(leaf, trainable=False) for leaf in tf.nest.flatten((state.policy, state.observations))]
+
+        def choose(observation: tf.Tensor, noise: tf.Tensor, memory: Nest) -> tuple[tf.Tensor, tf.Tensor, Nest]:
+            values = [tf.convert_to_tensor(leaf) for leaf in self.leaves]
+            policy, observations = tf.nest.pack_sequence_as((state.policy, state.observations), values)
+            p, memory = act(learner, state._replace(policy=policy, observations=observations), observation, memory)
+            action = learner.policy.act(p, noise)
+            return action, learner.policy.to_env(action), memory
+
+        like = learner.policy.noise([n], tf.constant([0, 0]))
+        memory = tf.nest.map_structure(lambda x: tf.TensorSpec(x.shape, x.dtype), no_memory(learner.policy, n))
+        specs = tf.TensorSpec([n, *shape]), tf.TensorSpec(like.shape, like.dtype), memory
+        self.choose = tf.function(choose, jit_compile=jit, autograph=False).get_concrete_function(*specs)
+
+    def use(self, state: TrainState) -> None:
+        for variable, leaf in zip(self.leaves, tf.nest.flatten((state.policy, state.observations)), strict=True):
+            variable.assign(leaf)
+
+
 class Stream:
     """A vector environment in mid-stream: the observation it waits at, and of each row the running episode's length and return.
 
@@ -136,9 +164,9 @@ class Stream:
     """
 
     def __init__(self, environment: VectorEnvironment, learner: Learner, n: int, horizon: int, jit: bool) -> None:
-        self.environment, self.learner, self.n, self.horizon = environment, learner, n, horizon
+        self.environment, self.learner, self.n, self.horizon, self.jit = environment, learner, n, horizon, jit
         self.whole = whole_episodes(learner.algorithm)
-        self.act = tf.function(self._act, jit_compile=jit, autograph=False)
+        self.actor: Actor | None = None
         self.noise = tf.function(lambda seed: exploration(learner, horizon, n, seed), jit_compile=jit, autograph=False)
         self.score = tf.function(self._score, jit_compile=jit, autograph=False)
         self._restart()
@@ -149,10 +177,11 @@ class Stream:
         self.running: np.ndarray = np.zeros(self.n, np.float32)
         self.memory = no_memory(self.learner.policy, self.n)
 
-    def _act(self, state: TrainState, observation: tf.Tensor, noise: tf.Tensor, memory: Nest) -> tuple[tf.Tensor, tf.Tensor, Nest]:
-        p, memory = act(self.learner, state, observation, memory)
-        action = self.learner.policy.act(p, noise)
-        return action, self.learner.policy.to_env(action), memory
+    def _bind(self, state: TrainState) -> Actor:
+        if self.actor is None:
+            self.actor = Actor(self.learner, state, self.n, self.environment.spaces.observation_shape, self.jit)
+        self.actor.use(state)
+        return self.actor
 
     def _score(self, state: TrainState, observation_t: tf.Tensor, action_t: tf.Tensor, age_t: tf.Tensor, memory: Nest) -> tf.Tensor:
         seen = tf.reshape(perceive(self.learner, state, flat(observation_t)), [self.horizon, self.n, -1])
@@ -163,9 +192,9 @@ class Stream:
     def collect(self, state: TrainState, seed: tf.Tensor) -> tuple[Trajectory, Metrics]:
         if self.whole:
             self._restart()
-        noise_t, alive, rows = self.noise(seed), np.ones(self.n, bool), []
+        actor, noise_t, alive, rows = self._bind(state), self.noise(seed).numpy(), np.ones(self.n, bool), []
         for t in range(self.horizon):
-            action, outside, memory = self.act(state, self.observation, noise_t[t], self.memory)
+            action, outside, memory = actor.choose(tf.constant(self.observation), tf.constant(noise_t[t]), self.memory)
             step = self.environment.step(outside.numpy())
             cut = self.whole & (t == self.horizon - 1)
             truncated = (step.truncated | (cut & ~step.terminated)) & step.valid
