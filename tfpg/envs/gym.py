@@ -3,12 +3,15 @@
 Whatever the engine does at the end of an episode, what comes out is the same: each row says where the step led (`next_observation`, the
 true one), where the next step starts (`observation`), and whether the row is a step at all (`valid`).
 
-    gymnasium  automatic resets off: finished environments are reset here, at once
-    envpool    resets at the next step (NEXT_STEP), which is no step of an episode and comes out with valid = False
+    sync, async  one process, or a worker for each environment; and of gymnasium's three ways to reset
+                 disabled   finished environments are reset here, at once
+                 same_step  reset within the step that ends an episode; where that step led is dug out of its info
+                 next_step  reset at the next step, which is no step of an episode and comes out with valid = False
+    envpool      next_step
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,7 +20,9 @@ from tfpg.errors import EnvironmentFault, UsageError
 from tfpg.types import Spaces
 
 TIME_LIMIT = 1000  # steps of an episode where the environment sets no limit: an evaluation must end
+PATIENCE = 2.0  # seconds that workers have to close their environments
 EXTRAS = {"box2d": "box2d", "mujoco": "mujoco", "ale": "atari", "pygame": "classic-control"}
+AUTORESETS = ("auto", "disabled", "same_step", "next_step")
 
 
 class Step(NamedTuple):
@@ -32,7 +37,10 @@ class Step(NamedTuple):
 
 
 class VectorEnvironment(NamedTuple):
-    """N environments stepped from Python. `reset() -> observation`; `step(action) -> Step`; `close()`."""
+    """N environments stepped from Python. `reset() -> observation`; `step(action) -> Step`; `close()`.
+
+    Observations are float32, actions as a policy's `to_env` gives them: [N], [N, K] whole numbers or [N, A] reals.
+    """
 
     name: str
     spaces: Spaces
@@ -42,119 +50,197 @@ class VectorEnvironment(NamedTuple):
     close: Callable[[], None]
 
 
-def spaces_of(name: str, observation: Any, action: Any) -> Spaces:
-    """Gymnasium spaces as `Spaces`. Raises UsageError for a kind that is not supported."""
+def _explain(name: str, arguments: dict[str, Any], error: BaseException) -> UsageError:
     import gymnasium
 
-    if not isinstance(observation, gymnasium.spaces.Box) or 0 in observation.shape:
-        raise UsageError(f"--env={name} has observations {observation}: only Box observations are supported.")
-    shape = tuple(int(n) for n in observation.shape)
-    if isinstance(action, gymnasium.spaces.Discrete):
-        return Spaces(shape, actions=int(action.n), action_start=int(getattr(action, "start", 0)))
-    if (
-        isinstance(action, gymnasium.spaces.Box)
-        and len(action.shape) == 1
-        and 0 not in action.shape
-        and np.issubdtype(action.dtype, np.floating)
-    ):
-        low, high = (tuple(float(x) for x in bound) for bound in (action.low, action.high))
-        return Spaces(shape, action_low=low, action_high=high)
-    raise UsageError(f"--env={name} has actions {action}: Discrete and real Box actions of one axis are supported.")
-
-
-def _explain(name: str, error: Exception) -> UsageError:
-    import gymnasium
-
-    text = " ".join(str(error).split()).rstrip("?.! ")
+    text = " ".join(str(error).split()).rstrip("?.! ") or type(error).__name__
     if isinstance(error, (gymnasium.error.DependencyNotInstalled, ModuleNotFoundError, ImportError)):
         extra = next((extra for word, extra in EXTRAS.items() if word in text.lower()), None)
         cure = f"pip install 'gymnasium[{extra}]' brings it." if extra else "Install the package that it names."
         return UsageError(f"--env={name} needs a package that is missing ({text}). {cure}")
+    if arguments:
+        return UsageError(f"--env={name} cannot be made with {arguments}: {text}. What its constructor takes is allowed.")
     return UsageError(f"--env={name} cannot be made: {text}. Any registered gymnasium id is allowed, such as CartPole-v1.")
 
 
-@contextmanager
-def named(name: str) -> Iterator[None]:
-    """Turns whatever an environment raises into an EnvironmentFault that names it."""
-    try:
-        yield
-    except (Exception, SystemExit) as error:
-        raise EnvironmentFault(f"{name} failed: {type(error).__name__}: {' '.join(str(error).split())}") from error
+def _fallen(envs: Any) -> str:
+    """Which worker processes have ended, as the subject of a sentence."""
+    from multiprocessing.connection import wait
+
+    ended = wait([process.sentinel for process in envs.processes], timeout=PATIENCE)
+    for process in envs.processes:
+        if process.sentinel in ended:
+            process.join(PATIENCE)  # its exit code comes a moment after its end
+    codes = [f"{i} ended with exit code {process.exitcode}" for i, process in enumerate(envs.processes) if not process.is_alive()]
+    return f"the worker process of environment {', and of '.join(codes)}" if codes else "a worker process does not answer"
 
 
-def _make(name: str, n: int, **limit: int) -> Any:
+def _stop(envs: Any) -> None:
+    """Ends the workers in whatever state they are: told to, and if they do not listen, by force."""
+    if envs.closed:
+        return
+    envs.closed = True
+    for pipe in envs.parent_pipes:
+        if pipe is not None and not pipe.closed:
+            with suppress(OSError):
+                pipe.send(("close", None))
+    for end in ("wait", "terminate", "kill"):
+        for process in envs.processes:
+            if end != "wait" and process.is_alive():
+                getattr(process, end)()
+        for process in envs.processes:
+            process.join(PATIENCE / len(envs.processes))
+    for pipe in envs.parent_pipes:
+        if pipe is not None:
+            pipe.close()
+
+
+def _vectorise(vectorization: str, makers: list[Callable[[], Any]], mode: str) -> Any:
     import gymnasium
 
-    mode = {"autoreset_mode": gymnasium.vector.AutoresetMode.DISABLED}
+    vector = gymnasium.vector.SyncVectorEnv if vectorization == "sync" else gymnasium.vector.AsyncVectorEnv
+    return vector(makers, copy=False, autoreset_mode=gymnasium.vector.AutoresetMode[mode.upper()])
+
+
+def _probe(name: str, arguments: dict[str, Any]) -> tuple[Any, Any, dict[str, Any]]:
+    """Observation space and action space of an environment, and its arguments, with TIME_LIMIT where it has no limit of its own."""
+    import gymnasium
+
     try:
-        return gymnasium.make_vec(name, num_envs=n, vectorization_mode="sync", vector_kwargs=mode, **limit)
-    except Exception as error:
-        raise _explain(name, error) from error
+        env = gymnasium.make(name, **arguments)
+    except (Exception, SystemExit) as error:
+        raise _explain(name, arguments, error) from error
+    limit = env.spec.max_episode_steps
+    env.close()
+    return env.observation_space, env.action_space, {**arguments, "max_episode_steps": limit if limit and limit > 0 else TIME_LIMIT}
 
 
-def open_gymnasium(name: str, n: int, seed: int) -> VectorEnvironment:
-    """N gymnasium environments stepped one after another in this process; environment i starts from seed + i,
-    and later resets continue its random stream. Those without a time limit are truncated after TIME_LIMIT steps.
+def open_gymnasium(
+    name: str, n: int, seed: int, vectorization: str = "sync", autoreset: str = "auto", arguments: dict[str, Any] | None = None
+) -> VectorEnvironment:
+    """N gymnasium environments; environment i starts from seed + i, and later resets continue its random stream.
 
-    Raises: UsageError if there is no such environment, a package is missing, or its spaces are not supported.
+    Those without a time limit are truncated after TIME_LIMIT steps.
+
+    Args:
+        vectorization: 'sync', one after another in this process; 'async', each in a process of its own.
+        autoreset: 'disabled' ('auto'), 'same_step' or 'next_step'. The steps that come out mean the same.
+        arguments: of the environment's constructor.
+    Raises: UsageError if there is no such environment, it does not take the arguments, a package is missing, or its spaces are not
+        supported; EnvironmentFault in reset and step for whatever goes wrong in an environment or its process.
     """
     import gymnasium
 
-    gymnasium.logger.min_level = gymnasium.logger.ERROR
-    envs = _make(name, n)
-    if envs.envs[0].spec.max_episode_steps is None:
-        envs.close()
-        envs = _make(name, n, max_episode_steps=TIME_LIMIT)
-    spaces = spaces_of(name, envs.single_observation_space, envs.single_action_space)
-    dtype = envs.single_action_space.dtype
-    seeds = iter([seed])
+    from tfpg.envs.single import maker, named
+    from tfpg.envs.spaces import spaces_of, to_own
+
+    if vectorization not in ("sync", "async"):
+        raise UsageError(f"--engine={vectorization} is unknown to gymnasium: sync and async are allowed.")
+    if autoreset not in AUTORESETS:
+        raise UsageError(f"--autoreset={autoreset} is unknown: {', '.join(AUTORESETS)} are allowed.")
+    mode = "disabled" if autoreset == "auto" else autoreset
+    gymnasium.logger.min_level = gymnasium.logger.ERROR + 1  # errors come as sentences, not as traces on the screen
+    observation_space, action_space, complete = _probe(name, arguments or {})
+    spaces = spaces_of(name, observation_space, action_space)
+
+    def make() -> Any:
+        return gymnasium.make(name, **complete)
+
+    try:
+        makers = [maker(make, f"environment {i} of {name}", spaces.parts, spaces.observation_shape) for i in range(n)]
+        envs = _vectorise(vectorization, makers, mode)
+    except (Exception, SystemExit) as error:
+        raise _explain(name, arguments or {}, error) from error
+    seeds, resetting = iter([seed]), np.zeros(n, bool)
+
+    def call(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        with named(name):
+            try:
+                return function(*args, **kwargs)
+            except Exception as error:
+                if vectorization == "sync":
+                    raise
+                lost = isinstance(error, (EOFError, OSError))
+                fault = EnvironmentFault(f"{name} failed: {_fallen(envs)}.") if lost else error
+                _stop(envs)  # with one worker gone the others cannot go on
+                raise fault from error
 
     def reset() -> np.ndarray:
-        with named(name):
-            return np.asarray(envs.reset(seed=next(seeds, None))[0], np.float32)
+        resetting[:] = False
+        return np.array(call(envs.reset, seed=next(seeds, None))[0], np.float32)
 
     def step(action: np.ndarray) -> Step:
-        with named(name):
-            after, reward, terminated, truncated, _ = envs.step(action.astype(dtype))
-            following, ended = after, terminated | truncated
-            if ended.any():
-                following, _ = envs.reset(options={"reset_mask": ended})
-        rows = (np.asarray(after, np.float32), np.asarray(reward, np.float32), terminated.copy(), truncated.copy())
-        return Step(*rows, np.ones(n, bool), np.asarray(following, np.float32))
+        after, reward, terminated, truncated, info = call(envs.step, to_own(action, spaces, action_space))
+        after, ended, valid = np.array(after, np.float32), terminated | truncated, ~resetting
+        following = after
+        if mode == "next_step":
+            resetting[:] = ended
+        elif mode == "same_step" and ended.any():
+            after = following.copy()
+            after[ended] = np.stack(list(info["final_obs"][ended]))
+        elif ended.any():
+            following = np.array(call(envs.reset, options={"reset_mask": ended})[0], np.float32)
+        return Step(after, np.array(reward, np.float32), terminated, truncated, valid, following)
 
     def close() -> None:
-        with named(name):
-            envs.close()
+        if vectorization == "async":
+            _stop(envs)
+        else:
+            call(envs.close)
 
-    return VectorEnvironment(name, spaces, envs.envs[0].spec.max_episode_steps, reset, step, close)
+    return VectorEnvironment(name, spaces, complete["max_episode_steps"], reset, step, close)
 
 
-def open_envpool(name: str, n: int, seed: int) -> VectorEnvironment:
+def open_sync(name: str, n: int, seed: int, autoreset: str = "auto", arguments: dict[str, Any] | None = None) -> VectorEnvironment:
+    """`open_gymnasium` in this process."""
+    return open_gymnasium(name, n, seed, "sync", autoreset, arguments)
+
+
+def open_async(name: str, n: int, seed: int, autoreset: str = "auto", arguments: dict[str, Any] | None = None) -> VectorEnvironment:
+    """`open_gymnasium` with a worker process for each environment."""
+    return open_gymnasium(name, n, seed, "async", autoreset, arguments)
+
+
+def open_envpool(name: str, n: int, seed: int, autoreset: str = "auto", arguments: dict[str, Any] | None = None) -> VectorEnvironment:
     """N EnvPool environments, seeded at creation. Raises: UsageError as above."""
+    if autoreset not in ("auto", "next_step"):
+        raise UsageError(f"--autoreset={autoreset} is not possible with --engine=envpool: auto and next_step are allowed.")
     try:
         import envpool
     except ImportError:
         raise UsageError(
             "--engine=envpool needs envpool, which is not installed: pip install envpool brings it, for Python 3.11 and later."
         ) from None
+    from tfpg.envs.single import named
+    from tfpg.envs.spaces import flat, spaces_of, to_own
+
     if name not in envpool.list_all_envs():
-        raise UsageError(f"--env={name} is not an environment of --engine=envpool; try --engine=gymnasium.")
-    envs = envpool.make(name, env_type="gymnasium", num_envs=n, seed=seed)
+        raise UsageError(f"--env={name} is not an environment of --engine=envpool; try --engine=sync.")
+    try:
+        envs = envpool.make(name, env_type="gymnasium", num_envs=n, seed=seed, **(arguments or {}))
+    except Exception as error:
+        raise _explain(name, arguments or {}, error) from error
     spaces = spaces_of(name, envs.observation_space, envs.action_space)
-    dtype = envs.action_space.dtype
     resetting = np.zeros(n, bool)
+
+    def array(observation: Any) -> np.ndarray:
+        return flat(spaces.parts, observation, (n,)) if spaces.parts else np.array(observation, np.float32)
 
     def reset() -> np.ndarray:
         resetting[:] = False
-        return np.asarray(envs.reset()[0], np.float32)
+        with named(name):
+            return array(envs.reset()[0])
 
     def step(action: np.ndarray) -> Step:
-        after, reward, terminated, truncated, _ = envs.step(action.astype(dtype))
-        after, valid = np.array(after, np.float32), ~resetting
+        own = to_own(action, spaces, envs.action_space)
+        with named(name):
+            after, reward, terminated, truncated, _ = envs.step(own)
+            after, valid = array(after), ~resetting
         resetting[:] = valid & (terminated | truncated)
         return Step(after, np.array(reward, np.float32), terminated & valid, truncated & valid, valid, after)
 
     return VectorEnvironment(name, spaces, int(envs.spec.config.max_episode_steps), reset, step, envs.close)
 
 
-ENGINES = {"gymnasium": open_gymnasium, "envpool": open_envpool}
+ENGINES: dict[str, Callable[..., VectorEnvironment]] = {"sync": open_sync, "async": open_async, "envpool": open_envpool}
+"""name -> open(name, n, seed, autoreset='auto', arguments=None)."""

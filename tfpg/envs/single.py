@@ -1,0 +1,78 @@
+"""One gymnasium environment as the bridge wants it, wherever it runs: in this process or in a worker."""
+
+import contextlib
+import os
+import signal
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+from tfpg.envs.spaces import flat
+from tfpg.errors import EnvironmentFault
+from tfpg.types import Part
+
+
+@contextlib.contextmanager
+def named(who: str) -> Iterator[None]:
+    """Turns whatever an environment raises into an EnvironmentFault that names it: one sentence, which any process can send to another."""
+    try:
+        yield
+    except EnvironmentFault:
+        raise
+    except (Exception, SystemExit) as error:
+        raise EnvironmentFault(f"{who} failed: {type(error).__name__}: {' '.join(str(error).split())}") from error
+
+
+def flag(name: str, value: Any) -> bool:
+    """A flag that says yes or no. Raises: TypeError for anything else, NaN included, which Python would take for a yes."""
+    if np.shape(value) != () or value not in (False, True):
+        raise TypeError(f"{name} is {value}, where only True and False are allowed")
+    return bool(value)
+
+
+class Plain(gymnasium.Wrapper):
+    """Observations as arrays of their own, nested ones flattened; faults named; no info, which nothing here reads.
+
+    A copy is needed because some environments write each observation into the same array: the last one of an episode would be
+    overwritten by the reset that follows in the same step.
+    """
+
+    def __init__(self, env: gymnasium.Env, who: str, parts: tuple[Part, ...], shape: tuple[int, ...]) -> None:
+        super().__init__(env)
+        self.who, self.parts = who, parts
+        if parts:
+            self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, shape, np.float32)
+
+    def _array(self, observation: Any) -> np.ndarray:
+        x = flat(self.parts, observation) if self.parts else np.array(observation)
+        if x.shape != self.observation_space.shape:
+            raise ValueError(f"the observation has shape {x.shape}, its space {self.observation_space.shape}")
+        return x
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
+        with named(self.who):
+            return self._array(self.env.reset(seed=seed, options=options)[0]), {}
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        with named(self.who):
+            observation, reward, terminated, truncated, _ = self.env.step(action)
+            return self._array(observation), float(reward), flag("terminated", terminated), flag("truncated", truncated), {}
+
+
+def maker(make: Callable[[], gymnasium.Env], who: str, parts: tuple[Part, ...], shape: tuple[int, ...]) -> Callable[[], gymnasium.Env]:
+    """make() -> environment, for this process or for a worker.
+
+    Ctrl-C reaches every process of a terminal, but it is the parent's to answer; and a worker ends when it is told to, whatever the
+    parent does at that signal.
+    """
+    parent = os.getpid()
+
+    def build() -> gymnasium.Env:
+        if os.getpid() != parent:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        return Plain(make(), who, parts, shape)
+
+    return build
