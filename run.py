@@ -76,6 +76,13 @@ def configure(arguments: list[str]) -> Config:
     return check(workdir.merge(saved, given))
 
 
+def one_by_one(arguments: list[str]) -> list[list[str]]:
+    """The same command line once for each run that --mode=collect is given in --workdir=RUN,RUN2,... Raises: UsageError."""
+    config, _ = parse(arguments)
+    names = config.workdir.split(",") if config.mode == "collect" else []
+    return [[*arguments, f"--workdir={name}"] for name in names] if len(names) > 1 else [arguments]
+
+
 def usage() -> str:
     """The flags, grouped, one line each."""
     lines = ["python run.py [--flag=value ...]   trains a policy; --flagfile=FILE reads flags from a file.", ""]
@@ -130,7 +137,7 @@ def place(device: str) -> str:
 
 def execute(arguments: list[str]) -> int:
     """Does what the command line asks for. Returns the exit code."""
-    config = configure(arguments)
+    config, *further = map(configure, one_by_one(arguments))
     with quiet():
         import tensorflow as tf
 
@@ -144,7 +151,7 @@ def execute(arguments: list[str]) -> int:
         new = config.mode == "train" and not config.resume
         directory = workdir.create(config) if new else Path(config.workdir)
         try:
-            return train.MODES[config.mode](config, directory, parts)
+            return train.MODES[config.mode](config, directory, parts, *further)
         except (tf.errors.ResourceExhaustedError, MemoryError):
             raise RunFault("there is not enough memory: --envs, --horizon and --hidden decide how much is needed.") from None
 

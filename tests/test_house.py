@@ -53,6 +53,7 @@ FLOORS = {
         "envs.spaces",
         "envs.window",
         "conformance",
+        "demonstrations",
         "rollout",
         "evaluate",
         "checkpoint",

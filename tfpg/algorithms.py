@@ -76,7 +76,7 @@ def fits_q(row: Algorithm) -> bool:
 
 def in_columns(row: Algorithm) -> bool:
     """Whether the objective reads whole columns of a trajectory (its weights are products over time), not single samples."""
-    return row.surrogate in WEIGHTS
+    return row.surrogate in (*WEIGHTS, "guided")
 
 
 def varied(row: Algorithm, psi: str, baseline: str, critic: str, weights: str) -> Algorithm:

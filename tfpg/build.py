@@ -1,5 +1,6 @@
 """From a Config to what runs: the environment, the learner, and the engine that turns one iteration."""
 
+import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -7,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from tfpg import evaluate, nets, normalizers, optimizers, policies, values
+from tfpg import demonstrations, evaluate, nets, normalizers, optimizers, policies, values
 from tfpg.algorithms import fits_q, needs_critic, whole_episodes
 from tfpg.config import Config
 from tfpg.envs import IN_GRAPH
@@ -16,8 +17,8 @@ from tfpg.envs.window import windowed, windowed_graph
 from tfpg.errors import UsageError
 from tfpg.improve import Settings
 from tfpg.learner import Fit, Learner, Objective
-from tfpg.rollout import Metrics, Stream, make_collect, start
-from tfpg.types import Environment, Horizon, Nest, Net, Optimizer, Policy, Spaces, TrainState, Value
+from tfpg.rollout import Metrics, Stream, make_collect, start, summarise
+from tfpg.types import Environment, Horizon, Nest, Net, Optimizer, Policy, Spaces, TrainState, Trajectory, Value
 from tfpg.update import make_update
 
 OPTIMIZERS = {"adam": optimizers.adam, "sgd": optimizers.sgd, "rmsprop": optimizers.rmsprop}
@@ -31,7 +32,7 @@ class Engine(NamedTuple):
     """How one iteration is made, whoever simulates. `carry` is what the simulation must remember between iterations.
 
     `begin(seed [2]) -> carry`, `iterate(state, carry, seed [2], pace []) -> state, carry, metrics`,
-    `evaluate(state, seed [2], episodes) -> returns [episodes]`.
+    `evaluate(state, seed [2], episodes) -> returns [episodes]`, `prepare(state, seed [2]) -> state` before the first iteration of a run.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Engine(NamedTuple):
     iterate: Callable[[TrainState, Nest, tf.Tensor, tf.Tensor], tuple[TrainState, Nest, Metrics]]
     evaluate: Callable[[TrainState, tf.Tensor, int], np.ndarray]
     close: Callable[[], None]
+    prepare: Callable[[TrainState, tf.Tensor], TrainState] = lambda state, seed: state
 
 
 class Setup(NamedTuple):
@@ -253,6 +255,68 @@ def python_engine(config: Config, name: str, learner: Learner, time_limit: int) 
     return Engine(name, n, horizon, begin, iterate, judge, close)
 
 
+def file_engine(config: Config, learner: Learner, spaces: Spaces, make: Callable[[Config], Engine]) -> Engine:
+    """The engine that `make` makes; with --demonstrations it only judges, and each iteration learns from the whole file.
+
+    Raises: UsageError for a file that cannot be learned from.
+    """
+    if not config.demonstrations:
+        return make(config)
+    if config.mode != "train":
+        return make(dataclasses.replace(config, minibatches=1, critic_minibatches=1))._replace(begin=lambda seed: ())
+    trajectory = demonstrations.read(config.demonstrations, config.env, spaces)
+    horizon, n = trajectory.mask.shape
+    judge = make(dataclasses.replace(config, envs=n, horizon=horizon))
+    update = make_update(learner)
+    known = summarise(trajectory, tf.cumsum(trajectory.reward))
+
+    @tf.function(jit_compile=config.jit, autograph=False)
+    def learn(state: TrainState, trajectory: Trajectory, seed: tf.Tensor, pace: tf.Tensor) -> tuple[TrainState, Metrics]:
+        new, metrics = update(state, trajectory, seed, pace)
+        if not config.guidance:
+            return new, metrics
+        before, after = (demonstrations.estimated_return(learner, s, trajectory) for s in (state, new))
+        new = new._replace(penalty=demonstrations.adapt_guidance(state.penalty, before, after))
+        return new, {**metrics, "penalty": new.penalty}
+
+    @tf.function(jit_compile=config.jit, autograph=False)
+    def prepare(state: TrainState, trajectory: Trajectory, seed: tf.Tensor) -> TrainState:
+        return demonstrations.prepare(learner, state, trajectory, config.clone_epochs, seed)
+
+    def iterate(state: TrainState, carry: Nest, seed: tf.Tensor, pace: tf.Tensor) -> tuple[TrainState, Nest, Metrics]:
+        state, metrics = learn(state, trajectory, seed, pace)
+        return state, carry, {**known, **metrics}
+
+    begun = lambda state, seed: prepare(state, trajectory, seed)  # noqa: E731
+    return judge._replace(name="demonstrations", begin=lambda seed: (), iterate=iterate, prepare=begun)
+
+
+def make_sample(config: Config, learner: Learner, engine: str, episodes: int) -> Callable[[TrainState, tf.Tensor], Trajectory]:
+    """sample(state, seed [2]) -> so many whole episodes, one per column, of actions drawn from the policy.
+
+    Noise is drawn anew at each step, whatever --noise_repeat says: actions are then independent given the observations, and an episode's
+    probability is the product of theirs.
+    """
+    learner = learner._replace(algorithm=learner.algorithm._replace(psi="togo"), noise_repeat=1)
+    if engine == "graph":
+        environment = open_graph(config)
+        collect = tf.function(make_collect(environment, learner, episodes, environment.time_limit), jit_compile=config.jit, autograph=False)
+        return lambda state, seed: collect(state, start(environment, learner, episodes, seed), seed)[1]
+
+    def sample(state: TrainState, seed: tf.Tensor) -> Trajectory:
+        rows = min(episodes, EVALUATION_ENVS)
+        environment = open_python(config, engine, rows, _number(seed))
+        try:
+            stream = Stream(environment, learner, rows, environment.time_limit, config.jit)
+            seeds = tf.random.experimental.stateless_split(seed, -(-episodes // rows))
+            found = demonstrations.join([stream.collect(state, each)[0] for each in seeds])
+        finally:
+            environment.close()
+        return tf.nest.map_structure(lambda x: x[:, :episodes], found)
+
+    return sample
+
+
 def setup(config: Config) -> Setup:
     """Everything a run needs, before it writes anything. Raises: UsageError for an environment or engine that cannot be had."""
     if config.engine == "graph" and config.env not in IN_GRAPH:
@@ -260,7 +324,8 @@ def setup(config: Config) -> Setup:
     if config.env in IN_GRAPH and config.engine in ("graph", "auto"):
         environment = open_graph(config)
         learner = make_learner(config, environment.spaces)
-        return Setup(learner, environment.spaces, graph_engine(config, environment, learner))
+        engine = file_engine(config, learner, environment.spaces, lambda sized: graph_engine(sized, environment, learner))
+        return Setup(learner, environment.spaces, engine)
     if config.env.startswith("tfpg/"):
         known = ", ".join(name for name in IN_GRAPH if name.startswith("tfpg/"))
         raise UsageError(f"--env={config.env} with --engine={config.engine}: {known} are allowed, with --engine=graph or auto.")
@@ -268,4 +333,5 @@ def setup(config: Config) -> Setup:
     probe = open_python(config, name, 1, 0)
     probe.close()
     learner = make_learner(config, probe.spaces)
-    return Setup(learner, probe.spaces, python_engine(config, name, learner, probe.time_limit))
+    engine = file_engine(config, learner, probe.spaces, lambda sized: python_engine(sized, name, learner, probe.time_limit))
+    return Setup(learner, probe.spaces, engine)

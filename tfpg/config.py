@@ -37,7 +37,9 @@ class Config:
     baseline: str = option("", LEARN, f"instead of the row's own: {', '.join(BASELINES)}", choices=("", *BASELINES))
     critic: str = option("", LEARN, f"instead of the row's own: {', '.join(CRITICS)}", choices=("", *CRITICS))
     weights: str = option("", LEARN, f"of off_policy: {', '.join(WEIGHTS)}", choices=("", *WEIGHTS))
-    total_steps: int = option(400_000, LEARN, "environment steps to learn from, in whole iterations", low=1, high=10**15)
+    total_steps: int = option(
+        400_000, LEARN, "steps to learn from, of environments or demonstrations, in whole iterations", low=1, high=10**15
+    )
     seed: int = option(0, LEARN, "seed of everything random", low=0, high=2**31 - 1)
 
     env: str = option("CartPole-v1", ENVIRONMENT, "any gymnasium id")
@@ -81,9 +83,9 @@ class Config:
     kl_target: float = option(0.01, REUSE, "nats per iteration that ppo_kl aims at", low=1e-12, high=100)
     self_normalise: bool = option(False, REUSE, "off_policy: divide weights by their mean")
     least_overlap: float = option(0.3, REUSE, "off_policy: least effective share of the sample to learn from", low=0, high=1)
-    demonstrations: str = option("", REUSE, "off_policy: a file of trajectories to learn from, as --mode=collect writes")
+    demonstrations: str = option("", REUSE, "off_policy: a file to learn from, whole in each iteration, as --mode=collect writes")
     clone_epochs: int = option(0, REUSE, "with demonstrations: passes of imitation first", low=0, high=1_000_000)
-    guidance: float = option(0.0, REUSE, "w_r > 0: the guided-policy-search objective", low=0, high=1e9)
+    guidance: float = option(0.0, REUSE, "with demonstrations: w_r > 0, the guided-policy-search objective", low=0, high=1e9)
 
     network: str = option("mlp", NETWORK, "mlp; keras: the same in Keras; cnn: pixels; gru: remembers", choices=NETWORKS)
     hidden: str = option("64,64", NETWORK, "widths of the hidden layers; empty: linear")
@@ -92,7 +94,7 @@ class Config:
     log_std_floor: float = option(-20.0, NETWORK, "the Gaussian policy's least log standard deviation", low=-20, high=5)
 
     mode: str = option("train", RUN, f"{', '.join(MODES)}; all but train take the run in --workdir", choices=MODES)
-    workdir: str = option("", RUN, "run directory; empty: a new one under runs/")
+    workdir: str = option("", RUN, "run directory; empty: a new one under runs/; collect takes several, with commas")
     resume: bool = option(False, RUN, "continue the run in --workdir")
     output: str = option("", RUN, "file that --mode=collect writes; empty: demonstrations.npz in --workdir")
     device: str = option("auto", RUN, "auto, cpu, gpu or tpu", choices=("auto", "cpu", "gpu", "tpu"))
@@ -111,7 +113,8 @@ class Config:
 
     def row(self) -> Algorithm:
         """The words that are in force: the row's own, or what the flags put in their place."""
-        return algorithms.varied(ALGORITHMS[self.algo], self.psi, self.baseline, self.critic, self.weights)
+        row = algorithms.varied(ALGORITHMS[self.algo], self.psi, self.baseline, self.critic, self.weights)
+        return row._replace(baseline="none", surrogate="guided") if self.guidance else row
 
 
 def configured(**given: Any) -> Config:
@@ -143,6 +146,7 @@ def _check_field(field: dataclasses.Field, value: Any) -> None:
 
 def _check_row(config: Config) -> None:
     """Raises UsageError for words that make no sense together, or flags that the row would not read."""
+    _check_demonstrations(config)
     row = config.row()
     if config.weights and config.algo != "off_policy":
         raise UsageError(f"--weights={config.weights} goes with --algo=off_policy, not with --algo={config.algo}.")
@@ -170,15 +174,37 @@ def _check_fitting(config: Config, row: Algorithm) -> None:
             )
         if config.algo == "pathwise" or (algorithms.needs_critic(row) and algorithms.fits_q(row)):
             raise UsageError("--network=gru goes with critics of V only: --critic=td, lambda or monte_carlo, and not with pathwise.")
-    if config.baseline in ("leave_one_out", "optimal", "optimal_per_parameter") and config.envs == 1:
-        raise UsageError(f"--baseline={config.baseline} needs other trajectories: --envs=2 or more is allowed, not --envs=1.")
+    alone = row.baseline in ("leave_one_out", "time_mean", "optimal", "optimal_per_parameter") or row[:2] == ("return", "mean")
+    if alone and config.envs == 1:
+        raise UsageError(f"--baseline={row.baseline} needs other trajectories: --envs=2 or more is allowed, not --envs=1.")
+    if row.baseline == "optimal_per_parameter" and (config.whiten or config.entropy_bonus):
+        name = "whiten" if config.whiten else "entropy_bonus"
+        raise UsageError(f"--{name} does not go with --baseline=optimal_per_parameter, which makes the gradient itself; optimal goes with it.")
     if config.whiten and row.surrogate == "causal":
         raise UsageError("--whiten does not go with --weights=causal, whose psi is made anew in each update; the other --weights take it.")
-    for name, needed in (("guidance", "demonstrations"), ("clone_epochs", "demonstrations")):
-        if getattr(config, name) and not getattr(config, needed):
-            raise UsageError(f"--{name}={getattr(config, name)} needs --{needed}=FILE.")
-    if config.demonstrations and config.algo != "off_policy":
+
+
+def _check_demonstrations(config: Config) -> None:
+    """Raises UsageError for flags that learning from a file needs, or would not read."""
+    for name in ("guidance", "clone_epochs"):
+        if getattr(config, name) and not config.demonstrations:
+            raise UsageError(f"--{name}={getattr(config, name)} needs --demonstrations=FILE.")
+    if config.output and config.mode != "collect":
+        raise UsageError(f"--output={config.output} goes with --mode=collect, not with --mode={config.mode}.")
+    if not config.demonstrations:
+        return
+    if config.algo != "off_policy":
         raise UsageError(f"--demonstrations={config.demonstrations} goes with --algo=off_policy, not with --algo={config.algo}.")
+    if config.network == "gru":
+        raise UsageError("--network=gru does not go with --demonstrations, which hold nobody's memory; --window=4 sees the past too.")
+    unread = [name for name in ("envs", "horizon") if getattr(config, name)]
+    if unread:
+        raise UsageError(f"--{unread[0]}={getattr(config, unread[0])} would not be read: with --demonstrations the file has its own.")
+    words = ("psi", "baseline", "critic", "weights", "self_normalise", "whiten", "return_scaling")
+    unread = [name for name in words if getattr(config, name) and config.guidance]
+    if unread:
+        value = str(getattr(config, unread[0])).lower()
+        raise UsageError(f"--{unread[0]}={value} would not be read: --guidance={config.guidance} is an objective of its own.")
 
 
 def check(config: Config) -> Config:

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from tfpg import gradients, importance, pathwise, surrogates
+from tfpg import gradients, importance, off_policy, pathwise, returns, surrogates
 from tfpg.algorithms import WEIGHTS, in_columns
 from tfpg.learner import Learner
 from tfpg.types import Nest, Problem, TrainState
@@ -50,7 +50,8 @@ def _mean_weight(s: Terms, log_ratio: tf.Tensor, form: str) -> tf.Tensor:
     if not s.learner.objective.self_normalise:
         return tf.ones_like(s.batch.psi)
     if form == "first_order":
-        return tf.ones_like(s.batch.psi) * surrogates.weighted_sum(s.batch.share, tf.exp(log_ratio))
+        mean = surrogates.weighted_sum(s.batch.share, tf.exp(log_ratio)) / tf.reduce_sum(s.batch.share)
+        return tf.ones_like(s.batch.psi) * mean
     log_w = tf.cumsum(log_ratio) if form != "trajectory" else importance.log_trajectory_ratio(log_ratio, s.batch.mask)[None]
     columns = tf.cast(s.batch.mask.shape[1], log_w.dtype)
     return tf.ones_like(s.batch.psi) * tf.exp(tf.reduce_logsumexp(log_w, axis=1, keepdims=True) - tf.math.log(columns))
@@ -98,12 +99,24 @@ def _pathwise(s: Terms) -> tf.Tensor:
     )
 
 
+def _guided(s: Terms) -> tf.Tensor:
+    """Phi [], already summed over the batch   (PG-85), of rewards discounted from the start; w_r is the state's `penalty`.
+
+    The batch's log-probabilities are those of the mixture given the past, so their sums are all that Phi asks of the behaviours.
+    """
+    b, gamma = s.batch, s.learner.horizon.gamma
+    age_t = tf.broadcast_to(tf.range(b.reward.shape[0])[:, None], b.reward.shape)
+    r_t = returns.discount_from_start(b.reward, gamma, age_t)
+    return off_policy.guided_objective(s.log_prob, b.log_prob[None], r_t, s.state.penalty, b.mask)
+
+
 SURROGATES: dict[str, Callable[[Terms], tf.Tensor]] = {
     "score": lambda s: surrogates.score(s.log_prob, s.batch.log_prob, s.batch.psi),
     "importance": lambda s: surrogates.importance(s.log_prob, s.batch.log_prob, s.batch.psi),
     "clipped": lambda s: surrogates.clipped(s.log_prob, s.batch.log_prob, s.batch.psi, s.learner.objective.clip_range * s.pace),
     "kl_penalised": lambda s: surrogates.kl_penalised(s.log_prob, s.batch.log_prob, s.batch.psi, s.kl(), s.state.penalty),
     "pathwise": _pathwise,
+    "guided": _guided,
     **{form: weighed(form) for form in WEIGHTS},
 }
 
@@ -130,7 +143,8 @@ def policy_problem(learner: Learner, state: TrainState, batch: Batch, pace: tf.T
         new = look(theta)
         kl = lambda: old().kl_divergence(new)  # noqa: E731
         terms = Terms(learner, state, theta, batch, new.log_prob(batch.action), kl, pace, seed)
-        value = surrogates.weighted_sum(batch.weight, SURROGATES[row.surrogate](terms))
+        each = SURROGATES[row.surrogate](terms)
+        value = surrogates.weighted_sum(batch.weight, each) if each.shape.rank else each
         bonus = learner.objective.entropy_bonus
         return value + bonus * surrogates.weighted_sum(batch.share, new.entropy()) if bonus else value
 

@@ -7,6 +7,7 @@ import os
 import platform
 import signal
 import time
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from types import FrameType
@@ -15,10 +16,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfpg import checkpoint, evaluate, report, workdir
+from tfpg import build, checkpoint, demonstrations, evaluate, report, workdir
 from tfpg.build import Setup
 from tfpg.config import Config
-from tfpg.errors import Stopped
+from tfpg.errors import Stopped, UsageError
 from tfpg.export import export
 from tfpg.files import write_text
 from tfpg.learner import initial_state
@@ -28,7 +29,7 @@ from tfpg.types import Nest, TrainState
 
 DEFAULT_EVAL_EVERY = 10  # iterations, when --stop_at_return asks for evaluations and --eval_every does not say how often
 
-PURPOSES = ("progress", "result", "evaluate")
+PURPOSES = ("progress", "result", "evaluate", "collect")
 
 
 @dataclasses.dataclass
@@ -75,6 +76,8 @@ class Run:
         self.init_seed, self.begin_seed, self.iterate_seed, self.judge_seed = tf.unstack(seeds)
         self.counters = Counters()
         self.state: TrainState = initial_state(parts.learner, self.init_seed)
+        if config.guidance:
+            self.state = self.state._replace(penalty=tf.constant(config.guidance))
         self.carry: Nest = ()
         self.first_iteration_seconds = math.nan
 
@@ -113,11 +116,14 @@ class Run:
         """How much of the configured step to take, as --schedule has it at this point of the budget."""
         return SCHEDULES[self.config.schedule](min(1.0, self.counters.steps / self.config.total_steps))
 
+    def seed_for(self, purpose: str) -> tf.Tensor:
+        """A seed [2] of its own for each purpose and iteration."""
+        seed = tf.random.experimental.stateless_fold_in(self.judge_seed, self.counters.iteration)
+        return tf.random.experimental.stateless_fold_in(seed, PURPOSES.index(purpose))
+
     def judge(self, purpose: str) -> np.ndarray:
         """Returns of greedy episodes, other ones for each purpose: what decided to stop is not what the result is measured by."""
-        seed = tf.random.experimental.stateless_fold_in(self.judge_seed, self.counters.iteration)
-        seed = tf.random.experimental.stateless_fold_in(seed, PURPOSES.index(purpose))
-        return self.parts.engine.evaluate(self.state, seed, self.config.eval_episodes)
+        return self.parts.engine.evaluate(self.state, self.seed_for(purpose), self.config.eval_episodes)
 
 
 def device(run: Run) -> str:
@@ -128,10 +134,11 @@ def device(run: Run) -> str:
 def describe(run: Run) -> str:
     """What the run will do and on which device, in one line."""
     config, engine = run.config, run.parts.engine
-    return (
-        f"{config.algo} on {config.env}: {config.total_steps:,} steps, {engine.envs} x {engine.horizon} per iteration "
-        f"({engine.name} engine), seed {config.seed}, on {device(run)}{' with XLA' if config.jit else ''}, into {run.directory}"
-    )
+    data = f"{config.total_steps:,} steps, {engine.envs} x {engine.horizon} per iteration ({engine.name} engine)"
+    if config.demonstrations:
+        data = f"{config.total_steps:,} steps of the {engine.envs} episodes in {config.demonstrations}, all in each iteration"
+    where = f"on {device(run)}{' with XLA' if config.jit else ''}"
+    return f"{config.algo} on {config.env}: {data}, seed {config.seed}, {where}, into {run.directory}"
 
 
 def loop(run: Run, log: Log, progress: report.Progress, interrupt: Interrupt) -> None:
@@ -206,6 +213,14 @@ def finish(run: Run, policy: Path) -> dict[str, Any]:
     skipped = sum(row["skipped"] or 0 for row in rows)
     if skipped:
         print(f"{skipped:.0f} of {len(rows)} updates were not made: they would have left numbers that are not finite.")
+    refused = sum(row["refused"] or 0 for row in rows)
+    if refused:
+        made = len(rows) * config.epochs * config.minibatches
+        least = min(row["overlap"] for row in rows if row["overlap"] is not None)
+        print(
+            f"{refused:,.0f} of {made:,} updates were refused: the sample's effective share fell below --least_overlap="
+            f"{config.least_overlap:g} (down to {least:.2g}), so it said too little about the policy."
+        )
     report.learning_curve(run.directory / "learning_curve.png", rows, f"{config.algo} on {config.env}, seed {config.seed}")
     write_json(run.directory / "summary.json", summary)
     return summary
@@ -229,6 +244,8 @@ def train(config: Config, directory: Path, parts: Setup) -> int:
         print(f"{directory} is finished: it has its {run.counters.steps:,} steps. --total_steps says how many it shall have.")
         return 0
     print(describe(run), flush=True)
+    if not config.resume:
+        run.state = parts.engine.prepare(run.state, run.begin_seed)
     interrupt = Interrupt()
     log = Log(directory, keep=run.counters.iteration, tensorboard=config.tensorboard)
     progress = report.Progress(config.progress, config.total_steps)
@@ -272,4 +289,37 @@ def export_run(config: Config, directory: Path, parts: Setup) -> int:
     return 0
 
 
-MODES = {"train": train, "evaluate": evaluate_run, "export": export_run}
+def collect_run(config: Config, directory: Path, parts: Setup, *further: Config) -> int:
+    """Plays whole episodes with the newest policies of a run and of further ones, and writes them with each one's probability of each."""
+    runs = [Run(config, directory, parts), *(Run(each, Path(each.workdir), build.setup(each)) for each in further)]
+    share, rest = divmod(config.eval_episodes, len(runs))
+    path = Path(config.output) if config.output else directory / "demonstrations.npz"
+    if rest or not share:
+        raise UsageError(
+            f"--eval_episodes={config.eval_episodes} cannot be shared by {len(runs)} runs: a multiple of {len(runs)} is allowed."
+        )
+    for run in runs[1:]:
+        if (run.config.env, run.parts.spaces) != (config.env, parts.spaces):
+            raise UsageError(f"--workdir={run.directory} is a run on {run.config.env}, not on {config.env} as {directory} sees it.")
+    if path.is_dir() or not path.parent.is_dir():
+        raise UsageError(f"--output={path} cannot be written: a file in a directory that is there is allowed.")
+    pieces = []
+    for i, run in enumerate(runs):
+        run.restore(repair=False)
+        sample = build.make_sample(run.config, run.parts.learner, run.parts.engine.name, share)
+        found = sample(run.state, tf.random.experimental.stateless_fold_in(run.seed_for("collect"), i))
+        pieces.append(found._replace(memory=(), next_memory=()))
+    t = demonstrations.join(pieces)
+    log_prob_jt = np.stack([demonstrations.log_prob(run.parts.learner, run.state, t).numpy() for run in runs])
+    demonstrations.write(path, config.env, parts.spaces, t, log_prob_jt)
+    returns = tf.reduce_sum(tf.where(t.mask, t.reward, tf.zeros_like(t.reward)), axis=0)
+    print(
+        f"{config.eval_episodes:,} episodes of {len(runs)} sampled {'policy' if len(runs) == 1 else 'policies'}, "
+        f"{np.count_nonzero(t.mask):,} steps, returning {np.mean(returns):,.1f} on average, are in {path}."
+    )
+    for run in runs:
+        run.parts.engine.close()
+    return 0
+
+
+MODES: dict[str, Callable[..., int]] = {"train": train, "evaluate": evaluate_run, "export": export_run, "collect": collect_run}
