@@ -11,7 +11,7 @@ BIN := $(VENV)/bin/python
 PIP := $(BIN) -m pip install -q --disable-pip-version-check -c constraints.txt
 SUPPORTED := import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))
 
-.PHONY: help run test lint types check mutants bench results equations clean
+.PHONY: help run test lint types check mutants bench results equations table clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' Makefile
@@ -42,6 +42,9 @@ results: $(VENV)/.test-installed  ## write docs/results.md anew; ARGS=run makes 
 
 equations: $(VENV)/.test-installed  ## write docs/equations.md anew; ARGS=--check says what is missing
 	$(BIN) docs/equations.py $(ARGS)
+
+table: $(VENV)/.run-installed  ## write the table of algorithms in README.md anew
+	$(BIN) docs/table.py
 
 clean:  ## remove VENV and the caches, not runs/
 	@if [ -e $(VENV)/pyvenv.cfg ]; then rm -rf $(VENV) && echo "Removed $(VENV)."; fi

@@ -2,6 +2,8 @@
 
 import doctest
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -47,3 +49,7 @@ def test_links_lead_somewhere(page):
     prose = re.sub(r"```.*?```", "", (ROOT / page).read_text(), flags=re.S)
     for target in re.findall(r"\]\(([^)#:]+)\)", prose):
         assert ((ROOT / page).parent / target).exists(), target
+
+
+def test_the_readme_s_table_is_the_table():
+    subprocess.run([sys.executable, str(ROOT / "docs" / "table.py"), "--check"], check=True)
