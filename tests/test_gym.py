@@ -329,6 +329,7 @@ def test_a_worker_that_dies_is_named_and_the_others_are_stopped(how):
         environment.step(np.zeros(3, int))
     code = 17 if how == "die" else -9
     assert str(error.value) == f"bridge/Faulty-v0 failed: the worker process of environment 1 ended with exit code {code}."
+    assert not multiprocessing.active_children()
     with pytest.raises(EnvironmentFault):
         environment.step(np.zeros(3, int))
     environment.close()

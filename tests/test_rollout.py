@@ -9,14 +9,17 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfpg import build, psi, rollout, update
+from tfpg import build, psi, rollout
 from tfpg.config import Config
 from tfpg.envs import cartpole, gym
 from tfpg.errors import EnvironmentFault
+from tfpg.learner import initial_state, perceive
 from tfpg.types import Critique, Horizon, Spaces
 
 GAMMA, LAMBDA, T = 0.9, 0.8, 13
 SEED = tf.constant([3, 4])
+MODES = ("disabled", "same_step", "next_step")
+ENGINES = ["graph", "envpool", *(f"sync {mode}" for mode in MODES), "async same_step"]
 
 
 def make_learner(algo="npg", spaces=None):
@@ -26,23 +29,31 @@ def make_learner(algo="npg", spaces=None):
 
 def collect(engine, learner, horizon, chunks, monkeypatch):
     """`chunks` trajectories in a row, and their episode metrics."""
-    state = update.initial_state(learner, tf.constant([1, 2]))
+    state = initial_state(learner, tf.constant([1, 2]))
     if engine == "graph":
         environment = corridor.in_graph()
-        run, carry, found = tf.function(rollout.make_collect(environment, learner, 3, horizon)), rollout.start(environment, 3, SEED), []
+        run, carry, found = (
+            tf.function(rollout.make_collect(environment, learner, 3, horizon)),
+            rollout.start(environment, learner, 3, SEED),
+            [],
+        )
         for i in range(chunks):
             carry, trajectory, metrics = run(state, carry, SEED + i)
             found.append((trajectory, metrics))
         return state, found
     monkeypatch.setitem(sys.modules, "envpool", corridor.envpool())
-    stream = rollout.Stream(gym.ENGINES[engine]("Corridor-v0", 3, 0), learner, 3, horizon, jit=False)
-    return state, [stream.collect(state, SEED + i) for i in range(chunks)]
+    kind, _, mode = engine.partition(" ")
+    environment = gym.ENGINES[kind](corridor.ID, 3, 0, autoreset=mode or "auto")
+    stream = rollout.Stream(environment, learner, 3, horizon, jit=False)
+    found = [stream.collect(state, SEED + i) for i in range(chunks)]
+    environment.close()
+    return state, found
 
 
 def valid(trajectory, column):
     """The fields of one column, without its padding."""
     mask = trajectory.mask.numpy()[:, column]
-    return {name: x.numpy()[:, column][mask] for name, x in trajectory._asdict().items()}
+    return {name: x.numpy()[:, column][mask] for name, x in trajectory._asdict().items() if tf.is_tensor(x)}
 
 
 def value(observation):
@@ -50,7 +61,7 @@ def value(observation):
     return 2 + 0.7 * observation[..., 0] - 0.01 * observation[..., 1]
 
 
-@pytest.mark.parametrize("engine", ["graph", "gymnasium", "envpool"])
+@pytest.mark.parametrize("engine", ENGINES)
 def test_steps_flags_and_next_observations_are_the_corridor_s(engine, monkeypatch):
     _, found = collect(engine, make_learner(), T, 2, monkeypatch)
     for column, length in enumerate(corridor.LENGTHS):
@@ -68,10 +79,10 @@ def test_steps_flags_and_next_observations_are_the_corridor_s(engine, monkeypatc
             np.testing.assert_allclose(np.concatenate([row[name] for row in rows]), wanted, rtol=1e-6, err_msg=name)
         following = np.concatenate([row["next_observation"] for row in rows])
         np.testing.assert_array_equal(following, np.stack([expected + 1, np.full(len(k), length)], axis=1))
-        assert len(k) == 2 * T if engine != "envpool" else len(k) < 2 * T
+        assert len(k) == 2 * T if engine not in ("envpool", "sync next_step") else len(k) < 2 * T
 
 
-@pytest.mark.parametrize("engine", ["graph", "gymnasium", "envpool"])
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("lambda_", [LAMBDA, 1.0])
 def test_bootstraps_have_their_closed_form(engine, lambda_, monkeypatch):
     """A_t = sum_l (gamma lambda)^l delta_{t+l} to the end of the episode or of the chunk; V counts unless the corridor terminated."""
@@ -97,7 +108,7 @@ def test_bootstraps_have_their_closed_form(engine, lambda_, monkeypatch):
                 np.testing.assert_array_equal(advantages[kind].numpy()[:, column][~mask], 0)
 
 
-@pytest.mark.parametrize("engine", ["graph", "gymnasium", "envpool"])
+@pytest.mark.parametrize("engine", ENGINES)
 def test_episode_metrics_count_what_ended(engine, monkeypatch):
     _, found = collect(engine, make_learner(), T, 2, monkeypatch)
     seen = {column: [] for column in range(3)}
@@ -118,7 +129,7 @@ def test_episode_metrics_count_what_ended(engine, monkeypatch):
             assert float(metrics[name]) == pytest.approx(wanted, rel=1e-5), name
 
 
-@pytest.mark.parametrize("engine", ["graph", "gymnasium", "envpool"])
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("horizon", [4, 7])
 def test_whole_episodes_begin_at_their_first_step_and_end_once(engine, horizon, monkeypatch):
     """Horizon 7 holds every episode; horizon 4 cuts two of them, which is a truncation."""
@@ -136,18 +147,18 @@ def test_whole_episodes_begin_at_their_first_step_and_end_once(engine, horizon, 
         assert int(metrics["episodes"]) == 3
 
 
-@pytest.mark.parametrize("engine", ["graph", "gymnasium", "envpool"])
+@pytest.mark.parametrize("engine", ENGINES)
 def test_stored_log_probs_are_those_of_the_policy_that_acted(engine, monkeypatch):
     learner = make_learner()
     state, ((trajectory, _),) = collect(engine, learner, T, 1, monkeypatch)
-    p = learner.policy.parameters(state.policy, update.perceive(learner, state, tf.reshape(trajectory.observation, [-1, 2])))
+    p = learner.policy.parameters(state.policy, perceive(learner, state, tf.reshape(trajectory.observation, [-1, 2])))
     again = learner.policy.distribution(p).log_prob(tf.reshape(trajectory.action, [-1]))
     mask = trajectory.mask.numpy()
     np.testing.assert_allclose(trajectory.log_prob.numpy()[mask], tf.reshape(again, [T, 3]).numpy()[mask], rtol=1e-5)
     assert 0 < trajectory.action.numpy()[mask].mean() < 1
 
 
-@pytest.mark.parametrize("engine", ["graph", "gymnasium"])
+@pytest.mark.parametrize("engine", ["graph", "sync"])
 def test_seeds_decide_the_actions(engine, monkeypatch):
     learner = make_learner()
     _, ((first, _), (second, _)) = collect(engine, learner, T, 2, monkeypatch)
@@ -160,7 +171,7 @@ def test_environments_in_a_batch_start_differently():
     environment = cartpole.make()
     collect_whole = rollout.make_collect(environment, make_learner("reinforce", environment.spaces), 4, 3)
     learner = make_learner("reinforce", environment.spaces)
-    state, carry = update.initial_state(learner, SEED), rollout.start(environment, 4, SEED)
+    state, carry = initial_state(learner, SEED), rollout.start(environment, learner, 4, SEED)
     starts = [collect_whole(state, carry, SEED + i)[1].observation[0].numpy() for i in range(2)]
     assert len(np.unique(np.concatenate(starts), axis=0)) == 8
 
@@ -184,13 +195,13 @@ def test_a_number_that_is_not_finite_is_named(bad, field):
         rollout.require_finite(field, x_t)
 
 
-@pytest.mark.parametrize("engine", ["gymnasium", *(["envpool"] if importlib.util.find_spec("envpool") else [])])
+@pytest.mark.parametrize("engine", ["sync", "async", *(["envpool"] if importlib.util.find_spec("envpool") else [])])
 def test_cartpole_of_every_engine_keeps_its_own_physics(engine):
     """Each valid row's next observation is one step of the equations from its observation: nothing is mixed up across resets."""
     environment = gym.ENGINES[engine]("CartPole-v1", 3, 5)
     learner = make_learner(spaces=environment.spaces)
     stream = rollout.Stream(environment, learner, 3, 120, jit=False)
-    trajectory, metrics = stream.collect(update.initial_state(learner, SEED), SEED)
+    trajectory, metrics = stream.collect(initial_state(learner, SEED), SEED)
     environment.close()
     mask = trajectory.mask.numpy()
     following = cartpole.physics(tf.reshape(trajectory.observation, [-1, 4]), tf.reshape(trajectory.action, [-1]))

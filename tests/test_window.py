@@ -64,12 +64,15 @@ def test_windows_that_were_handed_out_stay():
     kept = first.copy()
     step = environment.step(np.ones(N, int))
     copies = (step.observation.copy(), step.next_observation.copy())
-    environment.step(np.ones(N, int))
+    following = environment.step(np.ones(N, int))
     np.testing.assert_array_equal(first, kept)
     np.testing.assert_array_equal(step.observation, copies[0])
     np.testing.assert_array_equal(step.next_observation, copies[1])
-    first += 1
+    following.observation[:] = 50
+    following.next_observation[:] = 50
     np.testing.assert_array_equal(environment.step(np.ones(N, int)).observation[2, :, 0], [1, 2, 3])
+    environment.reset()[:] = 50
+    np.testing.assert_array_equal(environment.step(np.ones(N, int)).observation[2, :, 0], [0, 0, 1])
 
 
 def test_windows_in_graph_compile():
