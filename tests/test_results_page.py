@@ -238,6 +238,8 @@ def test_the_digest_of_a_run(tmp_path, capfd):
     assert 1 <= begun["mean"] <= 500
     (directory / "metrics.jsonl").write_text(json.dumps({**rows[0], "skipped": 1, "refused": 2}) + "\n" + json.dumps(rows[1])[:-20])
     assert results.digest(directory)["counts"] == {"skipped": 1, "refused": 2}
+    (directory / "metrics.jsonl").write_text(json.dumps({"steps": 60, "episodes": 1, "return_mean": 9.0, "skipped": None}))
+    assert results.digest(directory)["counts"] == {"skipped": 0}  # a column that is not there counts nothing, not even 0
     (directory / "summary.json").unlink()
     with pytest.raises(RunFault, match="is not a finished run"):
         results.digest(directory)
@@ -284,7 +286,7 @@ def test_the_peer_sets_the_bar(full):
     put_peer(full, 1, 47.0)
     results.main(["page"], full)
     assert cells(full, "versus")["reached"] == "**no**"
-    assert "torch 9.9" in (full / results.PAGE).read_text("utf-8")
+    assert "- The peer's versions: torch 9.9.\n" in (full / results.PAGE).read_text("utf-8")
 
 
 def test_without_the_peer_there_is_no_verdict(full):
@@ -317,6 +319,23 @@ def test_what_only_watches_may_differ(full):
     path.write_text(path.read_text().replace("--eval_episodes=100", "--eval_episodes=1"))
     results.main(["page"], full)
     assert cells(full, "high")["reached"].startswith("not run: seeds 1 ")
+
+
+def test_how_it_was_measured_comes_from_the_runs(full):
+    text = (full / results.PAGE).read_text("utf-8")
+    for line in (
+        "- Greedy episodes per evaluation: 100.",
+        "- Devices: CPU:0.",
+        "- Versions: python 3.11.7.",
+        "- A paper: how it measures.",
+    ):
+        assert f"\n{line}\n" in text
+    assert "updates were" not in text
+    put(full, "high", 1, 95.0, counts={"skipped": 2, "refused": 0}, device="GPU:0", threads=4)
+    results.main(["page"], full)
+    text = (full / results.PAGE).read_text("utf-8")
+    assert "In its 3 runs 2 updates were skipped.\n" in text
+    assert "- Devices: CPU:0; GPU:0, 4 threads.\n" in text
 
 
 def test_flags_and_seeds_of_each_row(full):
