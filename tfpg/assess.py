@@ -73,10 +73,25 @@ def criticise(learner: Learner, state: TrainState, seen: View, seed: tf.Tensor) 
     return Critique(v_t, v_tp1, q_t), ActionValues(sampled, every_tp1)
 
 
-def _lambda_return(learner: Learner, seen: View, c: Critique, lambda_: float) -> tf.Tensor:
-    t, gamma = seen.t, learner.horizon.gamma
-    vectors = returns.discount(gamma, t.terminated, t.reward), returns.trace(lambda_, t.terminated, t.truncated, t.reward)
+def _lambda_return(learner: Learner, seen: View, c: Critique, _: ActionValues | None) -> tf.Tensor:
+    t, horizon = seen.t, learner.horizon
+    vectors = returns.discount(horizon.gamma, t.terminated, t.reward), returns.trace(horizon.lambda_, t.terminated, t.truncated, t.reward)
     return returns.lambda_return(t.reward, *vectors, c.v_t, c.v_tp1, seen.mask)
+
+
+def completed(learner: Learner, seen: View, v_tp1: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """r_t with gamma V(o_{t+1}) added where an episode was cut, by its clock or by the last row; discount_t and lambda_t beside it.
+
+    Their sums are whole returns, and read V nowhere else.
+    """
+    t, last = seen.t, tf.range(seen.mask.shape[0])[:, None] == seen.mask.shape[0] - 1
+    discount_t = returns.discount(learner.horizon.gamma, t.terminated, t.reward)
+    lambda_t = returns.trace(1.0, t.terminated, t.truncated | last, t.reward)
+    return inside(seen.mask, t.reward + discount_t * (1 - lambda_t) * v_tp1), discount_t, lambda_t
+
+
+def _monte_carlo(learner: Learner, seen: View, c: Critique, _: ActionValues | None) -> tf.Tensor:
+    return critics.monte_carlo_target(*completed(learner, seen, c.v_tp1), seen.mask)
 
 
 def _td(learner: Learner, seen: View, c: Critique, _: ActionValues | None) -> tf.Tensor:
@@ -95,14 +110,14 @@ def _q_learning(learner: Learner, seen: View, c: Critique, q: ActionValues) -> t
 
 
 TARGETS: dict[str, Callable[..., tf.Tensor]] = {
-    "monte_carlo": lambda learner, seen, c, _: _lambda_return(learner, seen, c, 1.0),
-    "lambda": lambda learner, seen, c, _: _lambda_return(learner, seen, c, learner.horizon.lambda_),
+    "monte_carlo": _monte_carlo,
+    "lambda": _lambda_return,
     "td": _td,
     "sarsa": _sarsa,
     "q_learning": _q_learning,
 }
-"""What the critic is fitted to (PG-59, PG-60, PG-61, PG-131). A return that the batch cuts short is completed by V: 'monte_carlo' is the
-lambda-return at lambda = 1, which for episodes that terminate is G_t."""
+"""What the critic is fitted to (PG-59, PG-60, PG-61, PG-131). A return that the batch cuts short is completed by V: of episodes that
+terminate 'monte_carlo' is G_t."""
 
 
 class Scores(NamedTuple):
@@ -201,10 +216,8 @@ def assess(learner: Learner, state: TrainState, trajectory: Trajectory, seed: tf
     seen = view(learner, state, trajectory)
     c, q = criticise(learner, state, seen, seed)
     estimate_t = estimate(learner, seen, c)
-    if needs_critic(row):
-        target_t = TARGETS[row.critic](learner, seen, c, q)
-    else:
-        target_t = seen.t.reward if learner.model else estimate_t
+    unfitted_t = seen.t.reward if learner.model else estimate_t
+    target_t = TARGETS[row.critic](learner, seen, c, q) if needs_critic(row) else unfitted_t
     scale_t = tf.ones_like(seen.t.reward)
     if numbers.weigh_by_age:
         scale_t = returns.discount_from_start(scale_t, learner.horizon.gamma, seen.t.age)
@@ -220,9 +233,10 @@ def assess(learner: Learner, state: TrainState, trajectory: Trajectory, seed: tf
     share_t = surrogates.weights(mask, psi_t, "step")
     columns = Batch(seen.policy, seen.t.action, seen.t.log_prob, psi_t, weight_t, share_t)
     if in_columns(row):
-        discount_t = returns.discount(learner.horizon.gamma, seen.t.terminated, psi_t)
-        lambda_t = returns.trace(1.0, seen.t.terminated, seen.t.truncated, psi_t)
-        columns = columns._replace(reward=seen.t.reward, discount=discount_t, lambda_=lambda_t, mask=mask, baseline=b_t, scale=scale_t)
+        # With V as its baseline a return that the clock cut is completed by V, in psi and so in what is summed anew.
+        v_tp1 = c.v_tp1 if row.baseline == "value" else tf.zeros_like(psi_t)
+        reward_t, discount_t, lambda_t = completed(learner, seen, v_tp1)
+        columns = columns._replace(reward=reward_t, discount=discount_t, lambda_=lambda_t, mask=mask, baseline=b_t, scale=scale_t)
     elif learner.policy.advance is None:
         columns = tf.nest.map_structure(flat, columns)
     prediction_t = c.q_t if fits_q(row) and needs_critic(row) else inside(mask, c.v_t)

@@ -65,7 +65,7 @@ def epochs(problem: Problem, params: Nest, memory: Nest, settings: Settings, pac
     def step(k: tf.Tensor, theta: Nest, memory: Nest, order: tf.Tensor, refused: tf.Tensor, least: tf.Tensor) -> tuple[Any, ...]:
         part = problem.part(order[k])
         better, after, _ = ascend(part, theta, memory, settings, pace, seed)
-        overlap = part.overlap(theta)
+        overlap = tf.cast(part.overlap(theta), tf.float32)
         usable = overlap >= settings.least_overlap
         theta, memory = trees.select(usable, (better, after), (theta, memory))
         return k + 1, theta, memory, order, refused + tf.cast(~usable, tf.float32), tf.minimum(least, overlap)

@@ -5,14 +5,18 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfpg import improve, optimizers, psi, surrogates, update
-from tfpg.types import Critique, Horizon
+from tfpg import algorithms, build, gradients, improve, optimizers, psi, trees
+from tfpg.config import Config
+from tfpg.learner import flat, initial_state
+from tfpg.problem import Batch, policy_problem
+from tfpg.types import Critique, Horizon, Problem, Spaces
 
 equation = pytest.mark.equation
 
 GAMMA = 0.9
 PARAMS = enumeration.some_parameters()
 ONE = tf.constant(1.0, tf.float64)
+SEED = tf.constant([4, 2])
 
 
 def settings(**changes):
@@ -20,7 +24,14 @@ def settings(**changes):
     return plain._replace(**changes)
 
 
-def exact_problem(surrogate=surrogates.importance):
+def bound(row, params):
+    """A learner of a row whose policy is the enumeration's, and a state that holds params."""
+    learner = build.make_learner(Config(), Spaces((enumeration.S * enumeration.T,), actions=enumeration.A))
+    learner = learner._replace(algorithm=algorithms.ALGORITHMS[row], policy=enumeration.POLICY, fisher_block=100)
+    return learner, initial_state(learner._replace(algorithm=algorithms.ALGORITHMS["reinforce"]), SEED)._replace(policy=params)
+
+
+def exact_problem():
     """The problem of the full list of trajectories, weighted by their probabilities, with advantages as psi."""
     trajectory = enumeration.trajectories(PARAMS)
     v = enumeration.values(PARAMS, GAMMA)
@@ -29,7 +40,7 @@ def exact_problem(surrogate=surrogates.importance):
     psi_t = psi.gae(trajectory, Critique(tf.constant(v[t, enumeration.STATES]), tf.constant(v_tp1)), Horizon(GAMMA, 0.8))
     weight = tf.broadcast_to(tf.constant(enumeration.probabilities(PARAMS)), psi_t.shape)
     columns = (trajectory.observation, trajectory.action, trajectory.log_prob, psi_t, weight, weight / enumeration.T)
-    return update.policy_problem(enumeration.POLICY, surrogate, PARAMS, update.Batch(*map(update.flat, columns)), block=100)
+    return policy_problem(*bound("npg", PARAMS), Batch(*map(flat, columns)), ONE, SEED)
 
 
 PROBLEM = exact_problem()
@@ -42,16 +53,11 @@ def matrix(product):
 
 
 def unflatten(vector):
-    leaves, start = [], 0
-    for leaf in tf.nest.flatten(PARAMS):
-        count = int(tf.size(leaf))
-        leaves.append(tf.constant(np.reshape(vector[start : start + count], leaf.shape), tf.float64))
-        start += count
-    return tf.nest.pack_sequence_as(PARAMS, leaves)
+    return trees.unflatten(tf.constant(vector, tf.float64), PARAMS)
 
 
 FISHER = matrix(PROBLEM.fisher)
-GRADIENT = improve.gradients.gradient(PROBLEM.objective, PARAMS)[1]
+GRADIENT = gradients.gradient(PROBLEM.objective, PARAMS)[1]
 
 
 def change(result):
@@ -61,7 +67,7 @@ def change(result):
 @equation("PG-104", "PG-105")
 def test_fisher_of_the_problem_is_the_expected_outer_product_of_scores():
     trajectory = enumeration.trajectories(PARAMS)
-    scores = improve.gradients.score(enumeration.POLICY, PARAMS, update.flat(trajectory.observation), update.flat(trajectory.action))
+    scores = gradients.score(enumeration.POLICY, PARAMS, flat(trajectory.observation), flat(trajectory.action))
     rows = np.concatenate([np.reshape(leaf, (leaf.shape[0], -1)) for leaf in tf.nest.flatten(scores)], axis=1)
     weight = np.tile(enumeration.probabilities(PARAMS), enumeration.T) / enumeration.T
     np.testing.assert_allclose(FISHER, np.einsum("m,mi,mj->ij", weight, rows, rows), atol=1e-12)
@@ -69,14 +75,14 @@ def test_fisher_of_the_problem_is_the_expected_outer_product_of_scores():
 
 @equation("PG-26")
 def test_ascend_takes_the_optimiser_s_increment_at_its_pace():
-    result = improve.ascend(PROBLEM, PARAMS, (), settings(), tf.constant(0.25, tf.float64))
+    result = improve.ascend(PROBLEM, PARAMS, (), settings(), tf.constant(0.25, tf.float64), SEED)
     np.testing.assert_allclose(change(result), 0.25 * 0.1 * enumeration.flat(GRADIENT), rtol=1e-12)
 
 
 @equation("PG-107")
 @pytest.mark.parametrize("damping", [0.0, 0.03])
 def test_fixed_step_is_alpha_times_the_damped_natural_gradient(damping, mode):
-    run = mode(lambda p: improve.natural(improve.fixed)(PROBLEM, p, (), settings(damping=damping), tf.constant(0.5, tf.float64)))
+    run = mode(lambda p: improve.natural(improve.fixed)(PROBLEM, p, (), settings(damping=damping), tf.constant(0.5, tf.float64), SEED))
     damped = FISHER + damping * np.eye(len(FISHER))
     wanted = 0.3 * 0.5 * np.linalg.pinv(damped, rcond=1e-10) @ enumeration.flat(GRADIENT)
     np.testing.assert_allclose(change(run(PARAMS)), wanted, rtol=1e-6, atol=1e-8)
@@ -87,7 +93,7 @@ def test_fixed_step_is_alpha_times_the_damped_natural_gradient(damping, mode):
 @pytest.mark.parametrize("pace", [1.0, 0.4])
 def test_kl_scaled_step_lies_on_the_quadratic_radius_whatever_the_damping(damping, pace, mode):
     chosen = settings(damping=damping, cg_iterations=6)
-    run = mode(lambda p: improve.natural(improve.kl_scaled)(PROBLEM, p, (), chosen, tf.constant(pace, tf.float64)))
+    run = mode(lambda p: improve.natural(improve.kl_scaled)(PROBLEM, p, (), chosen, tf.constant(pace, tf.float64), SEED))
     delta = change(run(PARAMS))
     assert 0.5 * delta @ FISHER @ delta == pytest.approx(1e-3 * pace, rel=1e-9)
     assert delta @ enumeration.flat(GRADIENT) > 0
@@ -97,7 +103,7 @@ def test_kl_scaled_step_lies_on_the_quadratic_radius_whatever_the_damping(dampin
 def test_actual_kl_tends_to_the_radius():
     ratios = []
     for radius in (1e-2, 1e-4, 1e-6):
-        params, _, _ = improve.natural(improve.kl_scaled)(PROBLEM, PARAMS, (), settings(kl_radius=radius), ONE)
+        params, _, _ = improve.natural(improve.kl_scaled)(PROBLEM, PARAMS, (), settings(kl_radius=radius), ONE, SEED)
         ratios.append(abs(float(PROBLEM.divergence(params)) / radius - 1))
     assert ratios[0] > ratios[1] > ratios[2]
     assert ratios[2] < 2e-3
@@ -105,7 +111,7 @@ def test_actual_kl_tends_to_the_radius():
 
 @equation("PG-106")
 def test_the_natural_direction_beats_every_other_step_of_its_length(rng):
-    params, _, _ = improve.natural(improve.kl_scaled)(PROBLEM, PARAMS, (), settings(), ONE)
+    params, _, _ = improve.natural(improve.kl_scaled)(PROBLEM, PARAMS, (), settings(), ONE, SEED)
     gain = change((params,)) @ enumeration.flat(GRADIENT)
     for other in rng.normal(size=(300, len(FISHER))):
         scaled = other * np.sqrt(2e-3 / (other @ FISHER @ other))
@@ -114,14 +120,14 @@ def test_the_natural_direction_beats_every_other_step_of_its_length(rng):
 
 @equation("PG-107", "PG-110")
 def test_a_zero_gradient_moves_nothing():
-    flatland = PROBLEM._replace(objective=lambda p: 0.0 * PROBLEM.objective(p))
+    flatland = PROBLEM._replace(objective=lambda p: 0.0 * PROBLEM.objective(p), gradient=trees.zeros_like)
     for step in (improve.fixed, improve.kl_scaled, improve.backtracking):
-        params, _, _ = improve.natural(step)(flatland, PARAMS, (), settings(), ONE)
+        params, _, _ = improve.natural(step)(flatland, PARAMS, (), settings(), ONE, SEED)
         np.testing.assert_array_equal(enumeration.flat(params), enumeration.flat(PARAMS))
 
 
 def backtrack(problem, **changes):
-    return improve.natural(improve.backtracking)(problem, PARAMS, (), settings(**changes), ONE)
+    return improve.natural(improve.backtracking)(problem, PARAMS, (), settings(**changes), ONE, SEED)
 
 
 @equation("PG-110")
@@ -129,9 +135,9 @@ def backtrack(problem, **changes):
 def test_backtracking_takes_the_first_length_inside_the_radius(stretch, k, mode):
     """KL is about the radius at full length, half of it one step shorter, a quarter two steps shorter: stretched, the third one fits."""
     problem = PROBLEM._replace(divergence=lambda p: stretch * PROBLEM.divergence(p))
-    run = mode(lambda p: improve.natural(improve.backtracking)(problem, p, (), settings(), ONE))
+    run = mode(lambda p: improve.natural(improve.backtracking)(problem, p, (), settings(), ONE, SEED))
     params, _, info = run(PARAMS)
-    full = change(improve.natural(improve.kl_scaled)(PROBLEM, PARAMS, (), settings(), ONE))
+    full = change(improve.natural(improve.kl_scaled)(PROBLEM, PARAMS, (), settings(), ONE, SEED))
     kl = [stretch * float(PROBLEM.divergence(unflatten(enumeration.flat(PARAMS) + 0.7**j * full))) for j in range(k + 1)]
     assert all(x > 1e-3 for x in kl[:k])
     assert kl[k] <= 1e-3
@@ -142,7 +148,7 @@ def test_backtracking_takes_the_first_length_inside_the_radius(stretch, k, mode)
 @equation("PG-110")
 def test_backtracking_also_shortens_for_the_surrogate_alone():
     """A surrogate that falls beyond a short way along the direction, inside the KL radius."""
-    full = change(improve.natural(improve.kl_scaled)(PROBLEM, PARAMS, (), settings(), ONE))
+    full = change(improve.natural(improve.kl_scaled)(PROBLEM, PARAMS, (), settings(), ONE, SEED))
 
     def cliff(p):
         way = tf.sqrt(sum(tf.reduce_sum((a - b) ** 2) for a, b in zip(tf.nest.flatten(p), tf.nest.flatten(PARAMS), strict=True)))
@@ -180,3 +186,104 @@ def test_an_accepted_step_keeps_the_divergence_within_the_radius_and_raises_the_
         delta = change((params,))
         shortened += 0.5 * delta @ FISHER @ delta < 0.99 * radius
     assert shortened >= 1
+
+
+# Epochs over one batch: problems whose gradient tells which units a part holds.
+
+
+def counting(units, overlap):
+    """A problem whose theta [units] rises by one wherever a unit takes part; overlap: (theta, rows) -> the share that is told."""
+
+    def of(rows):
+        marks = tf.reduce_sum(tf.one_hot(rows, units, dtype=tf.float64), axis=0)
+        return Problem(
+            objective=lambda theta: tf.tensordot(marks, theta, 1),
+            gradient=lambda theta: marks,
+            divergence=lambda theta: 0 * ONE,
+            fisher=lambda v: v,
+            overlap=lambda theta: overlap(theta, rows),
+            units=units,
+            part=of,
+        )
+
+    return of(tf.range(units))
+
+
+def run_epochs(problem, mode=lambda f: f, memory=(), pace=ONE, seed=SEED, **changes):
+    """theta from zeros, the optimiser's memory and what is told."""
+    chosen = settings(**{"optimizer": optimizers.sgd(1.0), **changes})
+    run = mode(lambda theta: improve.epochs(problem, theta, memory, chosen, pace, seed))
+    return run(tf.zeros([problem.units], tf.float64))
+
+
+def fully(theta, rows):
+    return ONE
+
+
+@equation("PG-83")
+def test_each_pass_uses_every_unit_once_and_leaves_another_remainder_out(mode):
+    theta, _, info = run_epochs(counting(12, fully), mode, epochs=5, minibatches=3)
+    np.testing.assert_array_equal(theta, np.full(12, 5))
+    assert float(info["refused"]) == 0
+    assert float(info["overlap"]) == 1
+    assert float(info["step_size"]) == pytest.approx(np.sqrt(12 * 25))
+    found = [run_epochs(counting(11, fully), mode, epochs=1, minibatches=3, seed=tf.constant([1, k]))[0].numpy() for k in range(6)]
+    assert all(sorted(x) == [0, 0, *[1] * 9] for x in found)
+    assert len({tuple(x) for x in found}) > 3
+    passes = run_epochs(counting(11, fully), mode, epochs=6, minibatches=3)[0].numpy()
+    assert passes.sum() == 54
+    assert (passes < 6).sum() > 2
+
+
+def test_parts_come_one_after_another_at_the_new_parameters():
+    """Gradient descent on a parabola: k steps of rate 0.1 shrink the distance by 0.9^k; their pace makes them shorter."""
+    parabola = counting(4, fully)._replace(gradient=lambda theta: 1.0 - theta)
+    parabola = parabola._replace(part=lambda rows: parabola)
+    for pace in (1.0, 0.25):
+        theta, _, _ = run_epochs(parabola, optimizer=optimizers.sgd(0.1), epochs=3, minibatches=2, pace=pace * ONE)
+        np.testing.assert_allclose(theta, np.full(4, 1 - (1 - 0.1 * pace) ** 6), rtol=1e-12)
+
+
+@equation("PG-71")
+def test_an_update_is_refused_where_the_data_say_too_little_and_it_is_counted(mode):
+    """Parts that hold unit 0 have little overlap: their updates leave theta and Adam's memory as they are."""
+    little = lambda theta, rows: tf.where(tf.reduce_any(rows == 0), 0.2 * ONE, 0.8 * ONE)  # noqa: E731
+    theta, _, info = run_epochs(counting(6, little), mode, epochs=4, minibatches=3, least_overlap=0.5)
+    assert theta[0] == 0
+    assert float(tf.reduce_sum(theta)) == 2 * 2 * 4
+    assert float(info["refused"]) == 4
+    assert float(info["overlap"]) == pytest.approx(0.2)
+    adam = optimizers.adam(0.1)
+    start = adam.init(tf.zeros([6], tf.float64))
+    theta, memory, info = run_epochs(counting(6, little), mode, memory=start, optimizer=adam, epochs=4, minibatches=1, least_overlap=0.5)
+    np.testing.assert_array_equal(theta, np.zeros(6))
+    tf.nest.map_structure(np.testing.assert_array_equal, memory, start)
+    assert float(info["refused"]) == 4
+    _, memory, info = run_epochs(counting(6, little), mode, memory=start, optimizer=adam, epochs=4, minibatches=3, least_overlap=0.5)
+    assert (int(memory.step), float(info["refused"])) == (8, 4)
+
+
+def test_a_share_just_at_the_least_is_enough_and_one_that_is_no_number_is_not():
+    exact = counting(6, lambda theta, rows: tf.constant(0.5))
+    assert float(run_epochs(exact, epochs=2, minibatches=2, least_overlap=0.5)[2]["refused"]) == 0
+    nothing = counting(6, lambda theta, rows: tf.constant(np.nan))
+    theta, _, info = run_epochs(nothing, epochs=2, minibatches=2, least_overlap=0.0)
+    assert float(info["refused"]) == 4
+    np.testing.assert_array_equal(theta, np.zeros(6))
+
+
+def test_overlap_is_judged_at_the_parameters_of_the_moment():
+    """It falls as theta leaves its start: the first updates are made, the others are not."""
+    falling = counting(4, lambda theta, rows: 1 / (1 + tf.reduce_sum(theta)))
+    theta, _, info = run_epochs(falling, epochs=5, minibatches=4, least_overlap=0.3)
+    assert float(tf.reduce_sum(theta)) == 3
+    assert float(info["refused"]) == 17
+    assert float(info["overlap"]) == pytest.approx(1 / 4)
+
+
+def test_a_gradient_put_in_its_place_is_the_one_that_is_used():
+    mine = tf.nest.map_structure(tf.ones_like, PARAMS)
+    for move, length in [(improve.ascend, 0.1), (improve.natural(improve.fixed), 0.3)]:
+        problem = PROBLEM._replace(gradient=lambda p: mine, fisher=lambda v: v)
+        result = move(problem, PARAMS, (), settings(), ONE, SEED)
+        np.testing.assert_allclose(change(result), np.full(len(FISHER), length), rtol=1e-9)
