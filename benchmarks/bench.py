@@ -29,7 +29,7 @@ WHOLE = {
     "until solved: --stop_at_return=475 --eval_every=2": ["--stop_at_return=475", "--eval_every=2"],
 }
 SIZES = [("CartPole-v1", "graph", 40, 200), ("CartPole-v1", "graph", 64, 128), ("CartPole-v1", "graph", 1024, 128)]
-SIZES += [("Pendulum-v1", "graph", 40, 200), ("CartPole-v1", "gymnasium", 8, 256)]
+SIZES += [("Pendulum-v1", "graph", 40, 200), ("CartPole-v1", "sync", 8, 256)]
 
 
 def spread(values: list[float], digits: int = 1) -> str:
@@ -61,16 +61,17 @@ def programs(env: str, engine: str, n: int, horizon: int) -> tuple[Callable[[], 
     import tensorflow as tf
 
     from tfpg import build, rollout, update
+    from tfpg import learner as learners
     from tfpg.config import Config
     from tfpg.envs import IN_GRAPH, gym
 
     seed, pace = tf.constant([1, 2]), tf.constant(1.0)
     environment: Any = IN_GRAPH[env]() if engine == "graph" else gym.ENGINES[engine](env, n, 0)
     learner = build.make_learner(Config(env=env), environment.spaces)
-    state = update.initial_state(learner, seed)
+    state = learners.initial_state(learner, seed)
     if engine == "graph":
         compiled = tf.function(rollout.make_collect(environment, learner, n, horizon), jit_compile=True, autograph=False)
-        carry = rollout.start(environment, n, seed)
+        carry = rollout.start(environment, learner, n, seed)
         collect = lambda: compiled(state, carry, seed)[1]  # noqa: E731
     else:
         stream = rollout.Stream(environment, learner, n, horizon, jit=True)

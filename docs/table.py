@@ -18,8 +18,9 @@ def flag(name: str, value: object) -> str:
 
 def cells(name: str, row: Algorithm) -> list[str]:
     """One row of the table: a word that nothing reads is left out."""
-    pathwise = row.surrogate == "pathwise"
-    words = ["–" if pathwise else row.psi, "–" if pathwise else row.baseline, row.critic if needs_critic(row) else "–", row.surrogate, row.improve]
+    words = [row.psi, row.baseline, row.critic if needs_critic(row) else "–", row.surrogate, row.improve]
+    if row.surrogate == "pathwise":
+        words[:2] = "–", "–"
     batch = "whole episodes" if whole_episodes(row) else "steps"
     return [f"`{name}`", *words, batch, " ".join(flag(*item) for item in DEFAULTS.get(name, {}).items())]
 
