@@ -5,6 +5,7 @@ import os
 import re
 import sys
 import tempfile
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -83,8 +84,11 @@ def one_by_one(arguments: list[str]) -> list[list[str]]:
     return [[*arguments, f"--workdir={name}"] for name in names] if len(names) > 1 else [arguments]
 
 
+INDENT = " " * 33
+
+
 def usage() -> str:
-    """The flags, grouped, one line each."""
+    """The flags, grouped, each with what it says."""
     lines = ["python run.py [--flag=value ...]   trains a policy; --flagfile=FILE reads flags from a file.", ""]
     groups: dict[str, list[dataclasses.Field]] = {}
     for field in dataclasses.fields(Config):
@@ -93,7 +97,8 @@ def usage() -> str:
         lines.append(f"{group}:")
         for field in fields:
             shown = f"--{field.name}={workdir.flag_text(field.default)}"
-            lines.append(f"  {shown:<30} {field.metadata['help']}")
+            first, *more = textwrap.wrap(field.metadata["help"], 120 - len(INDENT))
+            lines += [f"  {shown:<30} {first}", *(INDENT + line for line in more)]
         lines.append("")
     return "\n".join(lines)
 

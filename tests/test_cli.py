@@ -23,10 +23,57 @@ MISTAKES = {
     "--env=CartPol-v1": ["--env=CartPol-v1", "CartPole"],
     "--env=": ["--env=", "CartPole-v1"],
     "--env=no_such_module:Thing-v0": ["--env=no_such_module:Thing-v0", "no_such_module"],
-    "--env=FrozenLake-v1": ["--env=FrozenLake-v1", "Discrete(16)", "Box"],
-    "--env=MountainCar-v0 --engine=graph": ["--engine=graph", "MountainCar-v0", "--engine=auto"],
+    "--env=Blackjack-v1 --algo=pathwise": ["--algo=pathwise", "--env=Blackjack-v1", "real"],
+    "--env=FrozenLake-v1 --engine=graph": ["--engine=graph", "FrozenLake-v1", "--engine=auto"],
+    "--env=tfpg/LQR-v0 --engine=sync": ["tfpg/LQR-v0", "--engine=graph"],
+    "--env=tfpg/Nowhere-v0": ["tfpg/Nowhere-v0", "tfpg/LQR-v0"],
     "--env=MountainCar-v7 --engine=envpool": ["envpool"],
-    "--engine=gpu": ["--engine=gpu", "graph, gymnasium, envpool"],
+    "--autoreset=same_step": ["--autoreset=same_step", "--engine=sync or async"],
+    "--autoreset=never --engine=sync": ["--autoreset=never", "next_step"],
+    "--schedule=linaer": ["--schedule=linaer", "Did you mean linear?"],
+    "--window=0": ["--window=0", "from 1"],
+    "--psi=gea": ["--psi=gea", "Did you mean gae?"],
+    "--psi=gae --baseline=mean": ["--baseline=mean", "--psi=gae", "has its baseline inside"],
+    "--psi=q --baseline=value": ["--baseline=value", "--psi=advantage"],
+    "--psi=td --baseline=none": ["--baseline=none", "V inside", "togo"],
+    "--algo=reinforce --baseline=time_mean": ["--baseline=time_mean", "--psi=togo"],
+    "--algo=reinforce --psi=q --critic=td": ["--critic=td", "Q(o, a)", "sarsa"],
+    "--psi=advantage --critic=lambda": ["--critic=lambda", "Q(o, a)"],
+    "--algo=ppo --psi=togo --baseline=optimal_per_parameter": ["--baseline=optimal_per_parameter", "--baseline=optimal"],
+    "--algo=npg --psi=return --baseline=optimal_per_parameter": ["--baseline=optimal_per_parameter", "reinforce"],
+    "--algo=reinforce --baseline=optimal_per_parameter --whiten": ["--whiten", "--baseline=optimal_per_parameter"],
+    "--algo=reinforce --baseline=optimal_per_parameter --entropy_bonus=0.1": ["--entropy_bonus", "--baseline=optimal_per_parameter"],
+    "--algo=off_policy --psi=return": ["--psi=return", "--weights=causal"],
+    "--algo=off_policy --psi=gae --weights=trajectory": ["--psi=gae", "whole episodes"],
+    "--algo=off_policy --whiten": ["--whiten", "--weights=causal"],
+    "--algo=ppo --weights=causal": ["--weights=causal", "--algo=off_policy", "--algo=ppo"],
+    "--algo=reinforce --critic=td": ["--critic=td", "would not be read", "--baseline=value"],
+    "--algo=reinforce --baseline=leave_one_out --envs=1": ["--baseline=leave_one_out", "--envs=2"],
+    "--algo=reinforce --baseline=optimal --envs=1": ["--baseline=optimal", "--envs=2"],
+    "--algo=reinforce --baseline=mean --envs=1": ["--baseline=mean", "--envs=2"],
+    "--algo=reinforce_togo --baseline=time_mean --envs=1": ["--baseline=time_mean", "--envs=2"],
+    "--algo=pathwise --psi=gae": ["--psi=gae", "--algo=pathwise", "model"],
+    "--algo=pathwise --baseline=value": ["--baseline=value", "--algo=pathwise"],
+    "--algo=pathwise --env=CartPole-v1": ["--algo=pathwise", "--env=CartPole-v1", "real"],
+    "--algo=pathwise --network=gru": ["--network=gru", "pathwise"],
+    "--algo=npg --network=gru": ["--network=gru", "--algo=npg", "ppo"],
+    "--algo=trpo --network=gru": ["--network=gru", "--algo=trpo"],
+    "--algo=a2c --network=gru --psi=advantage": ["--network=gru", "critics of V"],
+    "--algo=ppo --network=gru --hidden=": ["--hidden", "gru"],
+    "--network=cnn": ["--network=cnn", "pixels", "CartPole-v1"],
+    "--network=cnn --window=4": ["--window=4", "--network=cnn"],
+    "--env=Pendulum-v1 --psi=advantage": ["--psi=advantage", "--env=Pendulum-v1", "--psi=q", "--critic=td"],
+    "--env=Pendulum-v1 --psi=q --critic=q_learning": ["--critic=q_learning", "--env=Pendulum-v1"],
+    "--initial_log_std=-3 --log_std_floor=-2 --env=Pendulum-v1": ["--initial_log_std=-3", "--log_std_floor=-2"],
+    "--algo=ppo --minibatches=9000": ["--minibatches=9000", "8,000 samples"],
+    "--algo=off_policy --minibatches=33": ["--minibatches=33", "32 environments"],
+    "--algo=ppo --network=gru --minibatches=41": ["--minibatches=41", "40 environments"],
+    "--guidance=1": ["--guidance=1", "--demonstrations"],
+    "--algo=off_policy --clone_epochs=2": ["--clone_epochs=2", "--demonstrations"],
+    "--demonstrations=x.npz": ["--demonstrations=x.npz", "--algo=off_policy"],
+    "--algo=off_policy --demonstrations=no/such.npz": ["--demonstrations=no/such.npz"],
+    "--output=x.npz": ["--output=x.npz", "--mode=collect"],
+    "--engine=gpu": ["--engine=gpu", "graph, sync, async, envpool"],
     "--seed=-1": ["--seed=-1", "from 0 to 2147483647"],
     "--seed=1.5": ["--seed=1.5", "a whole number"],
     "--total_steps=0": ["--total_steps=0", "from 1"],
@@ -98,7 +145,7 @@ def test_help_is_short_grouped_and_complete(capfd):
     for field in dataclasses.fields(Config):
         assert f"--{field.name}={workdir.flag_text(field.default)} " in out
     assert max(map(len, out.splitlines())) <= 120
-    assert len(out.splitlines()) < 65
+    assert len(out.splitlines()) < 95
 
 
 def test_help_and_mistyped_flags_do_not_wait_for_tensorflow():
@@ -114,6 +161,24 @@ def test_a_flagfile_takes_comments_and_later_flags_override(tmp_path):
     assert (config.algo, config.seed, config.jit, config.env) == ("trpo", 5, False, "CartPole-v1")
 
 
+def test_a_row_brings_its_own_numbers_and_flags_override_them(tmp_path):
+    config = run.configure(["--algo=ppo"])
+    assert (config.minibatches, config.gradient_clip, config.whiten) == (16, 0.5, True)
+    config = run.configure(["--algo=ppo", "--minibatches=4", "--nowhiten"])
+    assert (config.minibatches, config.gradient_clip, config.whiten) == (4, 0.5, False)
+    assert workdir.flagfile(run.configure(["--algo=npg"])) == workdir.flagfile(Config())
+    (tmp_path / "run.flags").write_text(workdir.flagfile(config))
+    assert workdir.flagfile(run.configure([f"--flagfile={tmp_path}/run.flags"])) == workdir.flagfile(config)
+    assert run.configure([f"--flagfile={tmp_path}/run.flags", "--algo=ppo_kl"]).minibatches == 4
+
+
+def test_frozen_lake_is_an_environment_like_others(tmp_path, capfd):
+    small = ["--hidden=8", "--envs=4", "--horizon=20", "--total_steps=160", "--eval_episodes=3", "--tensorboard=false"]
+    code, out, err = call(capfd, "--env=FrozenLake-v1", *small, f"--workdir={tmp_path}/run")
+    assert (code, err) == (0, "")
+    assert "FrozenLake-v1" in out
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.flags")), ids=lambda path: path.stem)
 def test_committed_flagfiles_are_valid_and_say_what_they_are(path):
     run.configure([f"--flagfile={path}"])
@@ -125,7 +190,7 @@ def test_run_flags_hold_every_flag_and_give_the_same_configuration(tmp_path):
     (tmp_path / "run.flags").write_text(workdir.flagfile(config))
     assert run.configure([f"--flagfile={tmp_path}/run.flags"]) == config
     names = {line.split("=")[0].removeprefix("--") for line in workdir.flagfile(config).splitlines() if line.startswith("--")}
-    assert names == {field.name for field in dataclasses.fields(Config)} - {"mode", "workdir", "resume"}
+    assert names == {field.name for field in dataclasses.fields(Config)} - {"mode", "workdir", "resume", "output"}
     default = workdir.flagfile(Config())
     (tmp_path / "run.flags").write_text(default)
     assert workdir.flagfile(run.configure([f"--flagfile={tmp_path}/run.flags"])) == default

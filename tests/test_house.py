@@ -1,17 +1,19 @@
 """The house keeps its floors: a module imports from its own floor or below, and never in a circle."""
 
 import ast
+import itertools
+import subprocess
+import sys
 from pathlib import Path
 
 import tfpg
+from tfpg import algorithms, assess, build, config, improve, nets, problem, psi, schedules, train
 from tfpg.algorithms import ALGORITHMS
-from tfpg.config import ACTIVATIONS as CONFIG_ACTIVATIONS
-from tfpg.config import ALGORITHMS as CONFIG_ALGORITHMS
-from tfpg.nets import ACTIVATIONS
+from tfpg.envs import gym
 
 ROOT = Path(tfpg.__file__).parent
 FLOORS = {
-    0: ["types", "checks", "config", "errors"],
+    0: ["types", "checks", "config", "errors", "algorithms"],
     1: [
         "trees",
         "masks",
@@ -38,7 +40,7 @@ FLOORS = {
         "lqr",
     ],
     2: ["encoding", "nets", "policies", "values", "gradients", "optimizers", "schedules", "normalizers", "pathwise", "learning"],
-    3: ["improve", "algorithms", "update"],
+    3: ["learner", "assess", "problem", "fit", "improve", "update"],
     4: [
         "envs",
         "envs.cartpole",
@@ -118,13 +120,43 @@ def test_variables_live_on_floor_4_only():
     assert {FLOOR[name] for name in users} == {4}
 
 
-def test_the_names_that_flags_allow_are_the_table():
-    assert tuple(ALGORITHMS) == CONFIG_ALGORITHMS
-    assert tuple(ACTIVATIONS) == CONFIG_ACTIVATIONS
+def test_the_names_that_flags_allow_are_those_that_exist():
+    assert tuple(ALGORITHMS) == choices("algo")
+    assert ("", *algorithms.PSI) == choices("psi")
+    assert set(algorithms.PSI) < set(psi.FAMILY)
+    assert ("", *algorithms.BASELINES) == choices("baseline")
+    assert ("", *algorithms.CRITICS) == choices("critic")
+    assert set(assess.TARGETS) == set(algorithms.CRITICS)
+    assert ("", *algorithms.WEIGHTS) == choices("weights")
+    assert set(algorithms.WEIGHTS) | {row.surrogate for row in ALGORITHMS.values()} | {"guided"} == set(problem.SURROGATES)
+    assert {row.improve for row in ALGORITHMS.values()} == set(improve.IMPROVEMENTS)
+    assert tuple(nets.ACTIVATIONS) == choices("activation")
+    assert set(build.OPTIMIZERS) == set(choices("optimizer"))
+    assert set(schedules.SCHEDULES) == set(choices("schedule"))
+    assert {"auto", "graph", *gym.ENGINES} == set(choices("engine"))
+    assert set(gym.AUTORESETS) == set(choices("autoreset"))
+    assert set(train.MODES) == set(choices("mode"))
+
+
+def choices(name):
+    return config.Config.__dataclass_fields__[name].metadata["choices"]
+
+
+def test_what_rows_set_is_what_flags_take():
+    for name, given in algorithms.DEFAULTS.items():
+        config.check(config.configured(algo=name))
+        for flag, value in given.items():
+            assert getattr(config.configured(algo=name), flag) == value, (name, flag)
+            assert getattr(config.configured(algo=name, **{flag: "given"}), flag) == "given"
 
 
 def test_neighbouring_rows_differ_in_one_word():
-    neighbours = [("reinforce", "reinforce_togo"), ("npg_fixed", "npg"), ("npg", "trpo")]
-    for a, b in neighbours:
+    lines = ["reinforce reinforce_togo reinforce_baseline", "actor_critic a2c", "npg_fixed npg trpo", "ppo ppo_kl"]
+    for a, b in [pair for line in lines for pair in itertools.pairwise(line.split())]:
         differences = [x != y for x, y in zip(ALGORITHMS[a], ALGORITHMS[b], strict=True)]
         assert sum(differences) == 1, (a, b)
+
+
+def test_the_table_and_the_flags_need_no_tensorflow():
+    code = "import sys, tfpg.algorithms, tfpg.config; assert 'tensorflow' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT.parent)

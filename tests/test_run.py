@@ -175,7 +175,7 @@ def test_a_run_that_was_stopped_continues_to_the_same_end(number, code, uninterr
 
 def test_a_finished_run_evaluates_exports_and_learns_on(tmp_path, capfd):
     directory = tmp_path / "run"
-    assert call(capfd, *SMALL, "--engine=gymnasium", f"--workdir={directory}")[0] == 0
+    assert call(capfd, *SMALL, "--engine=sync", f"--workdir={directory}")[0] == 0
     code, out, _ = call(capfd, "--mode=evaluate", f"--workdir={directory}", "--eval_episodes=13")
     assert (code, "Over 13 greedy episodes" in out) == (0, True)
     assert json.loads((directory / "evaluation.json").read_text())["episodes"] == 13
@@ -207,13 +207,20 @@ def test_a_reached_goal_stops_early(tmp_path, capfd):
     "arguments",
     [
         ["--algo=reinforce", "--horizon=0", "--envs=4"],
-        ["--algo=reinforce_togo", "--engine=gymnasium", "--horizon=60", "--optimizer=sgd"],
+        ["--algo=reinforce_togo", "--engine=sync", "--horizon=60", "--optimizer=sgd"],
         ["--algo=reinforce_baseline", "--env=Pendulum-v1", "--horizon=0", "--discount_from=start"],
         ["--algo=npg_fixed", "--nojit", "--network=keras"],
         ["--algo=npg", "--env=Hopper-v5"],
+        ["--algo=actor_critic", "--psi=q", "--critic=sarsa"],
+        ["--algo=a2c", "--network=gru", "--env=tfpg/MaskedCartPole-v1"],
+        ["--algo=off_policy", "--horizon=0", "--envs=4", "--weights=first_order"],
+        ["--algo=ppo", "--engine=sync", "--window=2", "--noise_repeat=3"],
+        ["--algo=ppo_kl", "--env=Pendulum-v1", "--schedule=cosine", "--log_std_floor=-3"],
+        ["--algo=pathwise"],
+        ["--algo=reinforce_togo", "--horizon=40", "--baseline=optimal_per_parameter", "--optimizer=rmsprop"],
         ["--algo=trpo", "--env=LunarLander-v3", "--nonormalize_observations"],
     ],
-    ids=lambda arguments: arguments[0],
+    ids=lambda arguments: "".join(arguments[:2]),
 )
 def test_every_row_runs(arguments, tmp_path, capfd):
     code, _, err = call(capfd, *SMALL, *arguments, "--eval_episodes=3", f"--workdir={tmp_path}/run")
@@ -243,7 +250,7 @@ def test_a_broken_environment_ends_with_a_sentence_and_what_was_learned_is_saved
         sound(name, np.where(np.arange(x_t.shape[1]).reshape(-1, *[1] * (x_t.ndim - 2)) == 5, np.nan, x_t) if len(calls) == 7 else x_t)
 
     monkeypatch.setattr(rollout, "require_finite", break_later)
-    code, _, err = call(capfd, *SMALL, "--engine=gymnasium", f"--workdir={tmp_path}/run")
+    code, _, err = call(capfd, *SMALL, "--engine=sync", f"--workdir={tmp_path}/run")
     assert code == 1
     assert err == "run.py: environment 5 gave reward nan at step 0 of this iteration: it must be finite.\n"
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["2"]

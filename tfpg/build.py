@@ -123,14 +123,14 @@ def make_observations(config: Config, spaces: Spaces) -> Any:
 
 def make_learner(config: Config, spaces: Spaces) -> Learner:
     """The functions and numbers of a run."""
-    row = config.row()
+    row, observations = config.row(), make_observations(config, spaces)
     policy = make_policy(config, spaces)
     return Learner(
         algorithm=row,
         policy=policy,
         value=make_value(config, spaces, policy.memory),
         model=make_model(config, spaces),
-        observations=make_observations(config, spaces),
+        observations=observations,
         targets=normalizers.running((), clip=math.inf, epsilon=1e-12),
         improve=Settings(
             optimizer=make_optimizer(config, config.optimizer, config.learning_rate),

@@ -166,7 +166,13 @@ def _check_row(config: Config) -> None:
 
 def _check_fitting(config: Config, row: Algorithm) -> None:
     """Raises UsageError for networks, objectives and data that the row cannot use."""
+    if config.network == "cnn" and config.window > 1:
+        raise UsageError(f"--window={config.window} does not go with --network=cnn, which sees one image; --window=1 does.")
     if config.network == "gru":
+        if not config.hidden_widths():
+            raise UsageError(
+                f"--hidden={config.hidden} does not go with --network=gru: the last width is the size of its memory, as in 64,64."
+            )
         if row.improve.startswith("natural"):
             raise UsageError(
                 f"--network=gru does not go with --algo={config.algo}: the Fisher product cannot pass its memory; "
@@ -179,7 +185,9 @@ def _check_fitting(config: Config, row: Algorithm) -> None:
         raise UsageError(f"--baseline={row.baseline} needs other trajectories: --envs=2 or more is allowed, not --envs=1.")
     if row.baseline == "optimal_per_parameter" and (config.whiten or config.entropy_bonus):
         name = "whiten" if config.whiten else "entropy_bonus"
-        raise UsageError(f"--{name} does not go with --baseline=optimal_per_parameter, which makes the gradient itself; optimal goes with it.")
+        raise UsageError(
+            f"--{name} does not go with --baseline=optimal_per_parameter, which makes the gradient itself; optimal goes with it."
+        )
     if config.whiten and row.surrogate == "causal":
         raise UsageError("--whiten does not go with --weights=causal, whose psi is made anew in each update; the other --weights take it.")
 
