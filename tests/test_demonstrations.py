@@ -15,7 +15,7 @@ from laws import finite_difference
 from program import call
 
 import run
-from tfpg import assess, build, config, demonstrations, metrics, off_policy, problem, train
+from tfpg import assess, build, config, demonstrations, metrics, off_policy, problem, train, update
 from tfpg.errors import UsageError
 from tfpg.learner import initial_state
 from tfpg.types import Spaces, Trajectory
@@ -324,6 +324,25 @@ def test_imitation_finds_the_frequencies(tmp_path, rng):
     tf.nest.map_structure(np.testing.assert_array_equal, cloned._replace(policy=()), state._replace(policy=()))
 
 
+def test_the_first_update_finds_the_file_s_statistics_and_leaves_them(tmp_path):
+    """The policy that imitated must not see other numbers after the first update; without imitation only the statistics change."""
+    trajectory = tf.nest.map_structure(lambda x: x[:, 7:60], listed(tmp_path, BEHAVIOURS))
+    learner = learner_of(normalize_observations=True, least_overlap=0.0)
+    state = initial_state(learner, SEED)
+    ready = demonstrations.prepare(learner, state, trajectory, 0, SEED)
+    seen = np.eye(world.S)[world.STATES][:, 7:60][world.MASK[:, 7:60]]
+    np.testing.assert_allclose(ready.observations.mean, seen.mean(axis=0), atol=1e-6)
+    np.testing.assert_allclose(ready.observations.variance, seen.var(axis=0), atol=1e-6)
+    tf.nest.map_structure(np.testing.assert_array_equal, ready._replace(observations=()), state._replace(observations=()))
+    imitated = demonstrations.prepare(learner, state, trajectory, 2, SEED)
+    tf.nest.map_structure(np.testing.assert_array_equal, imitated.observations, ready.observations)
+    cloned = demonstrations.clone(learner, ready, trajectory, 2, SEED)
+    tf.nest.map_structure(np.testing.assert_array_equal, imitated.policy, cloned.policy)
+    later, _ = update.make_update(learner)(ready, trajectory, SEED, FULL)
+    np.testing.assert_allclose(later.observations.mean, ready.observations.mean, atol=1e-6)
+    assert np.abs(later.policy[0]["kernel"] - ready.policy[0]["kernel"]).max() > 0
+
+
 # The program.
 
 SMALL = ["--hidden=8", "--eval_episodes=4", "--tensorboard=false", "--progress=none", "--nojit", "--episode_steps=30"]
@@ -394,6 +413,9 @@ def test_collecting_says_what_it_did_and_samples(two_runs, collected, capfd):
     with np.load(collected) as file:
         greedy = by_hand(two_runs / "a", file["observation"][:, :12].astype(np.float64)).argmax(-1)
         assert (greedy != file["action"][:, :12])[file["mask"][:, :12]].mean() > 0.02
+    assert call(capfd, "--mode=collect", f"--workdir={two_runs}/a,{two_runs}/a", "--eval_episodes=8", f"--output={two_runs}/aa.npz")[0] == 0
+    with np.load(two_runs / "aa.npz") as file:
+        assert len(np.unique(file["observation"][0], axis=0)) == 8
 
 
 def test_mistakes_of_collecting_are_sentences(two_runs, tmp_path, capfd):

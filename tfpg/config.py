@@ -83,7 +83,7 @@ class Config:
     kl_target: float = option(0.01, REUSE, "nats per iteration that ppo_kl aims at", low=1e-12, high=100)
     self_normalise: bool = option(False, REUSE, "off_policy: divide weights by their mean")
     least_overlap: float = option(0.3, REUSE, "off_policy: least effective share of the sample to learn from", low=0, high=1)
-    demonstrations: str = option("", REUSE, "off_policy: a file to learn from, whole in each iteration, as --mode=collect writes")
+    demonstrations: str = option("", REUSE, "off_policy: a file to learn from, as --mode=collect writes")
     clone_epochs: int = option(0, REUSE, "with demonstrations: passes of imitation first", low=0, high=1_000_000)
     guidance: float = option(0.0, REUSE, "with demonstrations: w_r > 0, the guided-policy-search objective", low=0, high=1e9)
 
@@ -94,7 +94,7 @@ class Config:
     log_std_floor: float = option(-20.0, NETWORK, "the Gaussian policy's least log standard deviation", low=-20, high=5)
 
     mode: str = option("train", RUN, f"{', '.join(MODES)}; all but train take the run in --workdir", choices=MODES)
-    workdir: str = option("", RUN, "run directory; empty: a new one under runs/; collect takes several, with commas")
+    workdir: str = option("", RUN, "run directory; empty: a new one under runs/; collect: RUN1,RUN2 too")
     resume: bool = option(False, RUN, "continue the run in --workdir")
     output: str = option("", RUN, "file that --mode=collect writes; empty: demonstrations.npz in --workdir")
     device: str = option("auto", RUN, "auto, cpu, gpu or tpu", choices=("auto", "cpu", "gpu", "tpu"))
@@ -185,9 +185,7 @@ def _check_fitting(config: Config, row: Algorithm) -> None:
         raise UsageError(f"--baseline={row.baseline} needs other trajectories: --envs=2 or more is allowed, not --envs=1.")
     if row.baseline == "optimal_per_parameter" and (config.whiten or config.entropy_bonus):
         name = "whiten" if config.whiten else "entropy_bonus"
-        raise UsageError(
-            f"--{name} does not go with --baseline=optimal_per_parameter, which makes the gradient itself; optimal goes with it."
-        )
+        raise UsageError(f"--{name} does not go with --baseline=optimal_per_parameter, which makes the gradient itself; optimal does.")
     if config.whiten and row.surrogate == "causal":
         raise UsageError("--whiten does not go with --weights=causal, whose psi is made anew in each update; the other --weights take it.")
 
