@@ -11,7 +11,7 @@ from typing import Any
 
 COLUMNS = {
     "iteration": "iterations done, this one included",
-    "steps": "environment steps learned from so far",
+    "steps": "steps learned from so far, of environments or demonstrations",
     "episodes": "episodes finished so far",
     "return_mean": "mean undiscounted return of the episodes that finished in this iteration; empty if none did",
     "return_min": "least of them",
@@ -25,7 +25,7 @@ COLUMNS = {
     "gradient_norm": "norm of the policy gradient",
     "refused": "updates within this iteration that were refused, since the batch said too little about the policy (least_overlap)",
     "overlap": "least effective sample size of the batch over its size, over the updates of this iteration",
-    "penalty": "beta of the KL penalty after the update",
+    "penalty": "beta of the KL penalty after the update; with --guidance its w_r",
     "cg_residual": "relative residual of the conjugate gradient, ||g - (F + eta I) x|| / ||g||",
     "entropy": "mean entropy of the policy before the update, in nats",
     "explained_variance": "1 - Var(target - V)/Var(target) of the critic before its fit",
