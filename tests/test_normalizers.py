@@ -178,3 +178,14 @@ def test_a_single_sample_is_its_own_mean_and_does_not_vary():
     merged = normalizers.merge(normalizers.running((2,)).init(), alone)
     np.testing.assert_allclose(merged.mean, [3.0, -1.0])
     np.testing.assert_allclose(merged.variance, 0)
+
+
+def test_fixed_bounds_become_zero_and_one_and_nothing_is_remembered(mode, rng):
+    normalizer, x = normalizers.fixed(-3.0, 5.0), tf.constant(rng.uniform(-3, 5, size=[4, 2, 3]))
+    s = normalizer.init()
+    assert tf.nest.flatten(s) == []
+    z = mode(normalizer.apply)(s, x)
+    np.testing.assert_allclose(z, (x + 3) / 8, rtol=1e-12)
+    np.testing.assert_allclose(normalizer.apply(s, tf.constant([-3.0, 5.0])), [0, 1], atol=1e-7)
+    np.testing.assert_allclose(mode(normalizer.invert)(s, z), x, rtol=1e-12)
+    tf.nest.assert_same_structure(normalizer.update(s, x, tf.ones([4], tf.bool)), s)

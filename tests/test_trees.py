@@ -118,3 +118,30 @@ def test_python_numbers_keep_their_digits_in_float64():
 def test_a_column_is_not_a_vector(combine):
     with pytest.raises(ValueError, match=r"x has shape \(3,\) but y has shape \(3, 1\)"):
         combine([tf.ones([3])], [tf.ones([3, 1])])
+
+
+def test_flatten_lists_all_numbers_and_unflatten_undoes_it(mode, rng):
+    x = nest(rng)
+    np.testing.assert_array_equal(mode(trees.flatten)(x), flat(x))
+    vector = rng.normal(size=len(flat(x)))
+    back = mode(lambda v: trees.unflatten(v, x))(tf.constant(vector))
+    tf.nest.assert_same_structure(back, x)
+    assert [leaf.shape for leaf in tf.nest.flatten(back)] == [leaf.shape for leaf in tf.nest.flatten(x)]
+    np.testing.assert_array_equal(flat(back), vector)
+    np.testing.assert_array_equal(back["layers"][0].w, tf.nest.pack_sequence_as(x, list(_pieces(vector, x)))["layers"][0].w)
+
+
+def _pieces(vector, like):
+    """The vector cut leaf by leaf."""
+    for leaf in tf.nest.flatten(like):
+        size = int(np.prod(leaf.shape))
+        yield np.reshape(vector[:size], leaf.shape)
+        vector = vector[size:]
+
+
+@pytest.mark.parametrize("size", [13, 15])
+def test_a_vector_of_another_length_is_refused(size, rng):
+    x = nest(rng)
+    assert len(flat(x)) == 14
+    with pytest.raises((ValueError, tf.errors.InvalidArgumentError)):
+        trees.unflatten(tf.zeros([size], tf.float64), x)

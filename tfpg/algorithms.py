@@ -89,23 +89,31 @@ def varied(row: Algorithm, psi: str, baseline: str, critic: str, weights: str) -
     return Algorithm(psi, baseline, critic, weights or row.surrogate, row.improve)
 
 
-def nonsense(row: Algorithm) -> tuple[str, str] | None:
-    """Why the words of a row make no sense together: the word to blame and a sentence that says what would work; None if they do."""
+def _of_baselines(row: Algorithm) -> str | None:
+    """Why its baseline makes no sense; None if it does."""
     if row.psi not in WHOLE and row.baseline not in ("value", "none"):
-        return "baseline", f"--psi={row.psi} has its baseline inside; --psi=return and --psi=togo take one"
+        return f"--psi={row.psi} has its baseline inside; --psi=return and --psi=togo take one"
     if row.psi == "q" and row.baseline == "value":
-        return "baseline", "Q minus V is --psi=advantage"
+        return "Q minus V is --psi=advantage"
     if row.psi not in (*WHOLE, "q") and row.baseline == "none":
-        return "baseline", f"--psi={row.psi} has V inside; --psi=return, togo and q do without"
+        return f"--psi={row.psi} has V inside; --psi=return, togo and q do without"
     if row.baseline == "time_mean" and row.psi != "togo":
-        return "baseline", "a mean for each time step goes with --psi=togo; --baseline=mean or leave_one_out with --psi=return"
-    if row.psi in ACTION_VALUE and not fits_q(row):
-        return "critic", f"--psi={row.psi} needs Q(o, a); --critic=sarsa, q_learning and monte_carlo fit it"
+        return "a mean for each time step goes with --psi=togo; --baseline=mean or leave_one_out with --psi=return"
     if row.baseline == "optimal_per_parameter" and (row.surrogate, row.improve) != ("score", "ascend"):
-        return "baseline", (
+        return (
             "a baseline for each parameter leaves a gradient but no objective to search or to repeat; "
             "it goes with the reinforce rows, and --baseline=optimal with every row whose psi is return or togo"
         )
+    return None
+
+
+def nonsense(row: Algorithm) -> tuple[str, str] | None:
+    """Why the words of a row make no sense together: the word to blame and a sentence that says what would work; None if they do."""
+    why = _of_baselines(row)
+    if why:
+        return "baseline", why
+    if row.psi in ACTION_VALUE and not fits_q(row):
+        return "critic", f"--psi={row.psi} needs Q(o, a); --critic=sarsa, q_learning and monte_carlo fit it"
     if row.surrogate == "causal" and row.psi != "togo":
         return "psi", "--weights=causal weighs each reward by its own past, which is --psi=togo"
     if row.surrogate in WEIGHTS and not whole_episodes(row):

@@ -70,6 +70,8 @@ def _look(
         given = {name: tf.ensure_shape(given[name], spec.shape) for name, spec in inputs.items()}
         memory = given.pop("memory", ())
         observation = encode(spaces.parts, given) if by_parts(spaces) else given["observation"]
+        if learner.policy.memory:
+            tf.debugging.assert_equal(tf.shape(memory)[0], tf.shape(observation)[0], "each row of observation needs a memory")
         p, after = act(learner, now(), observation, memory)
         found = {name: tf.identity(tensor) for name, tensor in p.items()}
         return {**found, "memory": tf.identity(after)} if learner.policy.memory else found

@@ -128,9 +128,9 @@ def multi_categorical(net: Net, sizes: Sequence[int], starts: Sequence[int] | No
     Args: net: [..., O] -> [..., sum(sizes)], component after component; starts: first value of each component, 0 if not given.
     """
     count, widest = np.asarray(sizes, np.int64), int(max(sizes))
-    starts = np.zeros(len(count), np.int32) if starts is None else np.asarray(starts, np.int32)
-    if count.min() < 1 or starts.shape != count.shape:
-        raise ValueError(f"sizes {list(sizes)} and starts {list(starts)}: as many starts as sizes are allowed, and sizes from 1 on.")
+    first = np.zeros(len(count), np.int32) if starts is None else np.asarray(starts, np.int32)
+    if count.min() < 1 or first.shape != count.shape:
+        raise ValueError(f"sizes {list(sizes)} and starts {list(first)}: as many starts as sizes are allowed, and sizes from 1 on.")
     present = np.arange(widest) < count[:, None]
     place = np.where(present, np.cumsum(count)[:, None] - count[:, None] + np.arange(widest), 0)
 
@@ -148,7 +148,7 @@ def multi_categorical(net: Net, sizes: Sequence[int], starts: Sequence[int] | No
     def noise(batch: Any, seed: tf.Tensor) -> tf.Tensor:
         return one.noise(tf.concat([tf.cast(batch, tf.int32), [len(count)]], axis=0), seed)
 
-    policy = Policy(net.init, parameters, distribution, noise, one.act, one.mode, lambda action: action + starts)
+    policy = Policy(net.init, parameters, distribution, noise, one.act, one.mode, lambda action: action + first)
     return remembering(policy, net, lambda params, y: head(y))
 
 

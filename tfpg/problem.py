@@ -85,8 +85,9 @@ def _pathwise(s: Terms) -> tf.Tensor:
 
     f_phi and r_phi are one network, (o, a) -> (change of o, r); it knows no ends of episodes.
     """
-    learner, policy = s.learner, s.learner.policy
-    model = lambda o, a: learner.model.apply(s.state.model, tf.concat([o, a], -1))  # noqa: E731
+    learner, policy, net = s.learner, s.learner.policy, s.learner.model
+    assert net is not None
+    model = lambda o, a: net.apply(s.state.model, tf.concat([o, a], -1))  # noqa: E731
     noise_t = policy.noise([int(learner.horizon.n), s.batch.observation.shape[0]], s.seed)
     return pathwise.pathwise_return(
         pathwise.reparameterised(policy),
