@@ -44,7 +44,17 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "off_policy": {"learning_rate": 3e-3, "epochs": 4, "minibatches": 1},
     "ppo": {"learning_rate": 1e-3, "epochs": 10, "minibatches": 16, "whiten": True, "gradient_clip": 0.5},
     "ppo_kl": {"learning_rate": 1e-3, "epochs": 10, "minibatches": 16, "whiten": True, "gradient_clip": 0.5},
-    "pathwise": {"env": "tfpg/LQR-v0", "n_steps": 10, "learning_rate": 3e-3, "epochs": 5, "minibatches": 8},
+    "pathwise": {
+        "env": "tfpg/LQR-v0",
+        "n_steps": 10,
+        "discount": 1.0,
+        "learning_rate": 3e-3,
+        "epochs": 1,
+        "minibatches": 8,
+        "critic_epochs": 20,
+        "critic_learning_rate": 3e-3,
+        "initial_log_std": -1.0,
+    },
 }
 
 PSI = ("return", "togo", "q", "advantage", "td", "n_step", "gae")
