@@ -18,6 +18,7 @@ import hashlib
 import importlib
 import inspect
 import json
+import os
 import re
 import shutil
 import signal
@@ -266,6 +267,12 @@ def state(task: Task) -> str:
     return "cut" if numbered(directory / "checkpoints") else "new"
 
 
+def with_shared_programs(root: Path) -> dict[str, str]:
+    """The environment of a run, with a directory where XLA keeps compiled programs: seeds of one experiment need the same ones."""
+    flags = f"--tf_xla_persistent_cache_directory={root / RUNS / 'xla'} --tf_xla_persistent_cache_read_only=false"
+    return {"TF_XLA_FLAGS": flags, **os.environ}
+
+
 class Processes:
     """The processes that are running, so that all of them can be asked to stop."""
 
@@ -288,7 +295,9 @@ class Processes:
                 if self.stopping:
                     raise RunFault("stopped before it began.")
                 # A session of its own: Ctrl-C comes once, through stop(), and the run saves.
-                child = subprocess.Popen(command, cwd=root, stdout=file, stderr=subprocess.STDOUT, start_new_session=True)
+                child = subprocess.Popen(
+                    command, cwd=root, env=with_shared_programs(root), stdout=file, stderr=subprocess.STDOUT, start_new_session=True
+                )
                 self.running.add(child)
             code = child.wait()
             self.running.discard(child)
@@ -688,7 +697,8 @@ MEASURED = f"""\
 - Curves show the return per episode while training, with sampled actions: interquartile mean over seeds, and band. Bars are of greedy
   returns. A curve ends where the shortest of its runs ends.
 - The peer was run on the same machine, with the settings its authors publish, and is judged likewise: see `benchmarks/peers`.
-- Wall time and steps/s are medians over seeds, compilation included. Several runs may have shared the machine: times are upper bounds.
+- Wall time and steps/s are medians over seeds, with compilation or, for later seeds of a row, the reading of programs that an earlier one
+  compiled. Several runs may have shared the machine: times are upper bounds.
 """
 
 
