@@ -63,6 +63,7 @@ FLOORS = {
         "metrics",
         "report",
         "build",
+        "engines",
         "train",
         "workdir",
         "files",

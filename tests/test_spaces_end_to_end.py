@@ -17,7 +17,7 @@ import tensorflow as tf
 from gymnasium import spaces
 from program import call
 
-from tfpg import build, evaluate, export, rollout, train
+from tfpg import build, engines, evaluate, export, rollout, train
 from tfpg.config import check, configured
 
 ROUNDS = 4
@@ -464,7 +464,7 @@ def first_episodes(engine, autoreset):
     """Of each environment the rows of its first episode, and the whole trajectory."""
     run = opened("spaces/Uneven-v0", "actor_critic", engine=engine, autoreset=autoreset, **UNEVEN)
     run.parts.engine.close()
-    environment = build.open_python(run.config, engine, 2, 5)
+    environment = engines.open_python(run.config, engine, 2, 5)
     try:
         stream = rollout.Stream(environment, run.parts.learner, 2, 40, False)
         t, _ = stream.collect(run.state, tf.constant([1, 2]))

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfpg import build, checkpoint, demonstrations, evaluate, report, workdir
+from tfpg import build, checkpoint, demonstrations, engines, evaluate, report, workdir
 from tfpg.build import Setup
 from tfpg.config import Config
 from tfpg.errors import Stopped, UsageError
@@ -306,7 +306,7 @@ def collect_run(config: Config, directory: Path, parts: Setup, *further: Config)
     pieces = []
     for i, run in enumerate(runs):
         run.restore(repair=False)
-        sample = build.make_sample(run.config, run.parts.learner, run.parts.engine.name, share)
+        sample = engines.make_sample(run.config, run.parts.learner, run.parts.engine.name, share)
         found = sample(run.state, tf.random.experimental.stateless_fold_in(run.seed_for("collect"), i))
         pieces.append(found._replace(memory=(), next_memory=()))
     t = demonstrations.join(pieces)

@@ -1,0 +1,198 @@
+"""Engines: how one iteration is made, whoever simulates. In graph, through a simulator in Python, or from a file of demonstrations."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from tfpg import demonstrations, evaluate
+from tfpg.algorithms import whole_episodes
+from tfpg.config import Config
+from tfpg.envs import IN_GRAPH
+from tfpg.envs.gym import ENGINES, VectorEnvironment
+from tfpg.envs.window import windowed, windowed_graph
+from tfpg.errors import UsageError
+from tfpg.learner import Learner
+from tfpg.rollout import Metrics, Stream, make_collect, start, summarise
+from tfpg.types import Environment, Nest, Spaces, TrainState, Trajectory
+from tfpg.update import make_update
+
+ENVS = {("graph", False): 40, ("graph", True): 32, ("python", False): 8, ("python", True): 8}
+HORIZONS = {"graph": 200, "python": 256}
+EVALUATION_ENVS = 10
+MOST_SAMPLES = 100_000_000
+
+
+class Engine(NamedTuple):
+    """How one iteration is made, whoever simulates. `carry` is what the simulation must remember between iterations.
+
+    `begin(seed [2]) -> carry`, `iterate(state, carry, seed [2], pace []) -> state, carry, metrics`,
+    `evaluate(state, seed [2], episodes) -> returns [episodes]`, `prepare(state, seed [2]) -> state` before the first iteration of a run.
+    """
+
+    name: str
+    envs: int
+    horizon: int
+    begin: Callable[[tf.Tensor], Nest]
+    iterate: Callable[[TrainState, Nest, tf.Tensor, tf.Tensor], tuple[TrainState, Nest, Metrics]]
+    evaluate: Callable[[TrainState, tf.Tensor, int], np.ndarray]
+    close: Callable[[], None]
+    prepare: Callable[[TrainState, tf.Tensor], TrainState] = lambda state, seed: state
+
+
+def _sizes(config: Config, kind: str, time_limit: int) -> tuple[int, int]:
+    whole = whole_episodes(config.row())
+    n, horizon = config.envs or ENVS[kind, whole], config.horizon or (time_limit if whole else HORIZONS[kind])
+    if n * horizon > MOST_SAMPLES:
+        raise UsageError(f"--envs={n} times --horizon={horizon} is too large: at most {MOST_SAMPLES:,} samples per iteration are allowed.")
+    if config.critic_minibatches > n * horizon:
+        raise UsageError(f"--critic_minibatches={config.critic_minibatches} is more than the {n * horizon:,} samples of an iteration.")
+    columns = config.network == "gru" or config.algo == "off_policy"
+    units, what = (n, "environments") if columns else (n * horizon, "samples of an iteration")
+    if config.row().improve == "epochs" and config.minibatches > units:
+        raise UsageError(f"--minibatches={config.minibatches} is more than the {units:,} {what} that are shared out among them.")
+    return n, horizon
+
+
+def graph_engine(config: Config, environment: Environment, learner: Learner) -> Engine:
+    """Collecting and updating as one compiled program."""
+    n, horizon = _sizes(config, "graph", environment.time_limit)
+    collect, update = make_collect(environment, learner, n, horizon), make_update(learner)
+
+    @tf.function(jit_compile=config.jit, autograph=False)
+    def iterate(state: TrainState, carry: Nest, seed: tf.Tensor, pace: tf.Tensor) -> tuple[TrainState, Nest, Metrics]:
+        seeds = tf.random.experimental.stateless_split(seed, 2)
+        carry, trajectory, episodes = collect(state, carry, seeds[0])
+        state, metrics = update(state, trajectory, seeds[1], pace)
+        return state, carry, {**episodes, **metrics}
+
+    judges: dict[int, Callable[..., tf.Tensor]] = {}
+
+    def judge(state: TrainState, seed: tf.Tensor, episodes: int) -> np.ndarray:
+        if episodes not in judges:
+            play = evaluate.in_graph(environment, learner, episodes)
+            judges[episodes] = tf.function(play, jit_compile=config.jit, autograph=False)
+        return judges[episodes](state, seed).numpy()
+
+    return Engine("graph", n, horizon, lambda seed: start(environment, learner, n, seed), iterate, judge, lambda: None)
+
+
+def _number(seed: tf.Tensor) -> int:
+    """A seed [2] as one whole number that any simulator takes."""
+    return int(tf.random.stateless_uniform([], seed, maxval=2**31 - 100_000, dtype=tf.int32))
+
+
+def open_python(config: Config, name: str, n: int, seed: int) -> VectorEnvironment:
+    """The environments of a Python engine, as the flags shape them."""
+    limit = {"max_episode_steps": config.episode_steps} if config.episode_steps else {}
+    environment = ENGINES[name](config.env, n, seed, config.autoreset, limit)
+    return windowed(environment, config.window) if config.window > 1 else environment
+
+
+def open_graph(config: Config) -> Environment:
+    """The in-graph environment, as the flags shape it."""
+    environment = IN_GRAPH[config.env]()
+    if config.episode_steps:
+        environment = environment._replace(time_limit=config.episode_steps)
+    return windowed_graph(environment, config.window) if config.window > 1 else environment
+
+
+def python_engine(config: Config, name: str, learner: Learner, time_limit: int) -> Engine:
+    """Collecting step by step in Python, updating in one compiled program. The environments open at the first iteration after `begin`."""
+    n, horizon = _sizes(config, "python", time_limit)
+    update = tf.function(make_update(learner), jit_compile=config.jit, autograph=False)
+    play, streams = evaluate.in_python(learner, config.jit), list[Stream]()
+
+    begun_with: list[tf.Tensor] = []
+
+    def begin(seed: tf.Tensor) -> Nest:
+        close()
+        begun_with[:] = [seed]
+        return ()
+
+    def iterate(state: TrainState, carry: Nest, seed: tf.Tensor, pace: tf.Tensor) -> tuple[TrainState, Nest, Metrics]:
+        if not streams:
+            environment = open_python(config, name, n, _number(begun_with[0]))
+            streams.append(Stream(environment, learner, n, horizon, config.jit))
+        seeds = tf.random.experimental.stateless_split(seed, 2)
+        trajectory, episodes = streams[0].collect(state, seeds[0])
+        state, metrics = update(state, trajectory, seeds[1], pace)
+        return state, carry, {**episodes, **metrics}
+
+    def judge(state: TrainState, seed: tf.Tensor, episodes: int) -> np.ndarray:
+        rows = min(episodes, EVALUATION_ENVS)
+        environment = open_python(config, name, rows, _number(seed))
+        try:
+            return play(state, environment, rows, episodes)
+        finally:
+            environment.close()
+
+    def close() -> None:
+        while streams:
+            streams.pop().environment.close()
+
+    return Engine(name, n, horizon, begin, iterate, judge, close)
+
+
+def file_engine(config: Config, learner: Learner, spaces: Spaces, make: Callable[[Config], Engine]) -> Engine:
+    """The engine that `make` makes; with --demonstrations it only judges, and each iteration learns from the whole file.
+
+    Raises: UsageError for a file that cannot be learned from.
+    """
+    if not config.demonstrations:
+        return make(config)
+    if config.mode != "train":
+        return make(dataclasses.replace(config, minibatches=1, critic_minibatches=1))._replace(begin=lambda seed: ())
+    trajectory = demonstrations.read(config.demonstrations, config.env, spaces)
+    horizon, n = trajectory.mask.shape
+    judge = make(dataclasses.replace(config, envs=n, horizon=horizon))
+    update = make_update(learner)
+    known = summarise(trajectory, tf.cumsum(trajectory.reward))
+
+    @tf.function(jit_compile=config.jit, autograph=False)
+    def learn(state: TrainState, trajectory: Trajectory, seed: tf.Tensor, pace: tf.Tensor) -> tuple[TrainState, Metrics]:
+        new, metrics = update(state, trajectory, seed, pace)
+        if not config.guidance:
+            return new, metrics
+        before, after = (demonstrations.estimated_return(learner, s, trajectory) for s in (state, new))
+        new = new._replace(penalty=demonstrations.adapt_guidance(state.penalty, before, after))
+        return new, {**metrics, "penalty": new.penalty}
+
+    @tf.function(jit_compile=config.jit, autograph=False)
+    def prepare(state: TrainState, trajectory: Trajectory, seed: tf.Tensor) -> TrainState:
+        return demonstrations.prepare(learner, state, trajectory, config.clone_epochs, seed)
+
+    def iterate(state: TrainState, carry: Nest, seed: tf.Tensor, pace: tf.Tensor) -> tuple[TrainState, Nest, Metrics]:
+        state, metrics = learn(state, trajectory, seed, pace)
+        return state, carry, {**known, **metrics}
+
+    begun = lambda state, seed: prepare(state, trajectory, seed)  # noqa: E731
+    return judge._replace(name="demonstrations", begin=lambda seed: (), iterate=iterate, prepare=begun)
+
+
+def make_sample(config: Config, learner: Learner, engine: str, episodes: int) -> Callable[[TrainState, tf.Tensor], Trajectory]:
+    """sample(state, seed [2]) -> so many whole episodes, one per column, of actions drawn from the policy.
+
+    Noise is drawn anew at each step, whatever --noise_repeat says: actions are then independent given the observations, and an episode's
+    probability is the product of theirs.
+    """
+    learner = learner._replace(algorithm=learner.algorithm._replace(psi="togo"), noise_repeat=1)
+    if engine == "graph":
+        environment = open_graph(config)
+        collect = tf.function(make_collect(environment, learner, episodes, environment.time_limit), jit_compile=config.jit, autograph=False)
+        return lambda state, seed: collect(state, start(environment, learner, episodes, seed), seed)[1]
+
+    def sample(state: TrainState, seed: tf.Tensor) -> Trajectory:
+        rows = min(episodes, EVALUATION_ENVS)
+        environment = open_python(config, engine, rows, _number(seed))
+        try:
+            stream = Stream(environment, learner, rows, environment.time_limit, config.jit)
+            seeds = tf.random.experimental.stateless_split(seed, -(-episodes // rows))
+            found = demonstrations.join([stream.collect(state, each)[0] for each in seeds])
+        finally:
+            environment.close()
+        return tf.nest.map_structure(lambda x: x[:, :episodes], found)
+
+    return sample
