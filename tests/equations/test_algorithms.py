@@ -105,6 +105,7 @@ def test_learning_from_the_start_is_a_flag_that_total_returns_do_not_need():
             assert learner.objective.weigh_by_age == (choice == "start" and name != "reinforce")
 
 
+@equation("PG-66")
 def test_every_word_of_the_table_has_its_function():
     from tfpg.improve import IMPROVEMENTS
 
@@ -128,6 +129,7 @@ def everything():
                         yield algorithms.varied(row, kind, baseline, critic, weights)
 
 
+@equation("PG-66", "PG-76")
 def test_what_makes_sense_together_has_all_that_it_reads():
     """Of all choices that are allowed: Q where psi reads it, no baseline beside one that is inside, products over whole episodes only."""
     allowed = {row for row in everything() if algorithms.nonsense(row) is None}

@@ -235,6 +235,7 @@ def test_each_pass_uses_every_unit_once_and_leaves_another_remainder_out(mode):
     assert (passes < 6).sum() > 2
 
 
+@equation("PG-26")
 def test_parts_come_one_after_another_at_the_new_parameters():
     """Gradient descent on a parabola: k steps of rate 0.1 shrink the distance by 0.9^k; their pace makes them shorter."""
     parabola = counting(4, fully)._replace(gradient=lambda theta: 1.0 - theta)
@@ -263,6 +264,7 @@ def test_an_update_is_refused_where_the_data_say_too_little_and_it_is_counted(mo
     assert (int(memory.step), float(info["refused"])) == (8, 4)
 
 
+@equation("PG-71")
 def test_a_share_just_at_the_least_is_enough_and_one_that_is_no_number_is_not():
     exact = counting(6, lambda theta, rows: tf.constant(0.5))
     assert float(run_epochs(exact, epochs=2, minibatches=2, least_overlap=0.5)[2]["refused"]) == 0
@@ -272,6 +274,7 @@ def test_a_share_just_at_the_least_is_enough_and_one_that_is_no_number_is_not():
     np.testing.assert_array_equal(theta, np.zeros(6))
 
 
+@equation("PG-71")
 def test_overlap_is_judged_at_the_parameters_of_the_moment():
     """It falls as theta leaves its start: the first updates are made, the others are not."""
     falling = counting(4, lambda theta, rows: 1 / (1 + tf.reduce_sum(theta)))
@@ -281,6 +284,7 @@ def test_overlap_is_judged_at_the_parameters_of_the_moment():
     assert float(info["overlap"]) == pytest.approx(1 / 4)
 
 
+@equation("PG-26", "PG-107")
 def test_a_gradient_put_in_its_place_is_the_one_that_is_used():
     mine = tf.nest.map_structure(tf.ones_like, PARAMS)
     for move, length in [(improve.ascend, 0.1), (improve.natural(improve.fixed), 0.3)]:
