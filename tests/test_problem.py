@@ -256,13 +256,13 @@ def test_penalised_gradient_subtracts_beta_times_that_of_the_kl_from_old_to_new(
 
 
 @pytest.mark.parametrize("algo", ["reinforce", "npg", "ppo"])
-def test_entropy_bonus_adds_the_gradient_of_the_mean_entropy(algo, rng):
+def test_entropy_bonus_adds_the_gradient_of_entropy_weighed_as_psi_is(algo, rng):
     policy, old, new, batch = sampled(rng)
 
     def entropy(vector):
         logits = np.array(policy.parameters(trees.unflatten(tf.constant(vector), new), batch.observation)["logits"])
         log_pi = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
-        return -(np.array(batch.share) * (np.exp(log_pi) * log_pi).sum(-1)).sum()
+        return -(np.array(batch.weight) * (np.exp(log_pi) * log_pi).sum(-1)).sum()
 
     without, bonus = (trees.flatten(problem_of(algo, policy, old, batch, entropy_bonus=b).gradient(new)) for b in (0.0, 0.3))
     np.testing.assert_allclose(bonus - without, 0.3 * finite_difference(entropy, trees.flatten(new)), rtol=1e-6, atol=1e-9)

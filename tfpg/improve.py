@@ -35,10 +35,10 @@ class Settings(NamedTuple):
 
 
 class Direction(NamedTuple):
-    """d with F d ~ g, and d . F d, which turns a radius into a step length."""
+    """d with F d ~ g, and the curvature d . F d along it, which turns a radius into a step length."""
 
     d: Nest
-    dfd: tf.Tensor
+    curvature: tf.Tensor
 
 
 Info = dict[str, tf.Tensor]
@@ -88,7 +88,8 @@ def natural(step: Step) -> Callable[..., tuple[Nest, Nest, Info]]:
     """theta <- theta + alpha d,  (F + eta I) d = grad J   (PG-107), alpha chosen by `step`.
 
     d.Fd is taken with the undamped F, one product more: with damping or few iterations it differs from g.d, and only it makes
-    1/2 (alpha d).F(alpha d) equal the radius (PG-108).
+    1/2 (alpha d).F(alpha d) equal the radius (PG-108). Where it is below eta d.d, that stands in its place: a policy nearly certain of its
+    actions has hardly any curvature left, and a step that is short by the quadratic model would be thousands of nats by the true one.
     """
 
     def improve(
@@ -97,7 +98,9 @@ def natural(step: Step) -> Callable[..., tuple[Nest, Nest, Info]]:
         g = problem.gradient(params)
         damped = lambda v: trees.axpy(settings.damping, v, problem.fisher(v))  # noqa: E731
         solution = linalg.conjugate_gradient(damped, g, settings.cg_iterations)
-        direction = Direction(solution.x, trees.dot(solution.x, problem.fisher(solution.x)))
+        d = solution.x
+        curvature = tf.maximum(trees.dot(d, problem.fisher(d)), settings.damping * trees.dot(d, d))
+        direction = Direction(d, curvature)
         params, info = step(problem, params, direction, settings, pace)
         return params, memory, {"gradient_norm": trees.norm(g), "cg_residual": solution.residual, **info}
 
@@ -113,7 +116,7 @@ def fixed(problem: Problem, params: Nest, direction: Direction, settings: Settin
 def kl_scaled(problem: Problem, params: Nest, direction: Direction, settings: Settings, pace: tf.Tensor) -> tuple[Nest, Info]:
     """theta + alpha d with alpha = sqrt(2 epsilon / d.Fd): the longest step inside the quadratic trust region (PG-106)."""
     radius = settings.kl_radius * pace
-    alpha = trust_region.step_size(direction.dfd, radius)
+    alpha = trust_region.step_size(direction.curvature, radius)
     return trees.axpy(alpha, direction.d, params), {"step_size": alpha, "kl_radius": radius}
 
 
@@ -124,7 +127,7 @@ def backtracking(problem: Problem, params: Nest, direction: Direction, settings:
     Reference: Schulman et al. 2015 (arXiv:1502.05477), appendix C.
     """
     start, radius = problem.objective(params), settings.kl_radius * pace
-    alpha_0 = trust_region.step_size(direction.dfd, radius)
+    alpha_0 = trust_region.step_size(direction.curvature, radius)
 
     def acceptable(alpha: tf.Tensor) -> tf.Tensor:
         candidate = trees.axpy(alpha, direction.d, params)

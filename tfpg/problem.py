@@ -147,7 +147,7 @@ def policy_problem(learner: Learner, state: TrainState, batch: Batch, pace: tf.T
         each = SURROGATES[row.surrogate](terms)
         value = surrogates.weighted_sum(batch.weight, each) if each.shape.rank else each
         bonus = learner.objective.entropy_bonus
-        return value + bonus * surrogates.weighted_sum(batch.share, new.entropy()) if bonus else value
+        return value + bonus * surrogates.weighted_sum(batch.weight, new.entropy()) if bonus else value
 
     def divergence(theta: Nest) -> tf.Tensor:
         return surrogates.weighted_sum(batch.share, old().kl_divergence(look(theta)))
