@@ -4,7 +4,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfpg import build, learner
-from tfpg.config import check, configured
+from tfpg.config import check_values, configured
 from tfpg.normalizers import Moments
 from tfpg.types import Spaces, Trajectory
 
@@ -21,8 +21,8 @@ SMALL = {"hidden": "6", "discount": GAMMA, "gae_lambda": LAMBDA, "n_steps": STEP
 
 
 def make(algo="npg", kind="discrete", **changes):
-    """A learner of one row, as the command line would have it."""
-    return build.make_learner(check(configured(**{**SMALL, "algo": algo, **changes})), SPACES[kind])
+    """A learner of one row; the numbers that it does not read are there too."""
+    return build.make_learner(check_values(configured(**{**SMALL, "algo": algo, **changes})), SPACES[kind])
 
 
 def begun(made, rng=None):

@@ -10,12 +10,24 @@ from program import call
 
 import run
 from tfpg import workdir
-from tfpg.config import Config
+from tfpg.config import Config, configured
 from tfpg.errors import UsageError
 
 ROOT = Path(run.__file__).parent
 
 MISTAKES = {
+    "--clip_range=0.1": ["--clip_range=0.1", "would not be read", "--algo=ppo"],
+    "--algo=ppo --kl_radius=0.1": ["--kl_radius=0.1", "--algo=npg and trpo"],
+    "--algo=ppo_kl --clip_range=0.1": ["--clip_range=0.1", "--algo=ppo"],
+    "--self_normalise": ["--self_normalise=true", "--algo=off_policy"],
+    "--algo=reinforce --gae_lambda=0.5": ["--gae_lambda=0.5", "--psi=gae"],
+    "--algo=reinforce --discount_from=start": ["--discount_from=start", "--psi=return"],
+    "--algo=reinforce_togo --critic_epochs=3": ["--critic_epochs=3", "critic"],
+    "--algo=pathwise --whiten": ["--whiten=true", "psi"],
+    "--algo=a2c --psi=gae --critic=lambda --n_steps=3": ["--n_steps=3", "--psi=n_step"],
+    "--algo=off_policy --envs=1": ["--envs=1", "--envs=2"],
+    "--algo=reinforce --whiten --envs=1": ["--whiten", "--envs=2"],
+    "--log_std_floor=-3": ["--log_std_floor=-3", "CartPole-v1", "not real"],
     "--algo=trp": ["--algo=trp", "trpo", "Did you mean trpo?"],
     "--algoo=npg": ["--algoo", "Did you mean algo?"],
     "npg": ["'npg'", "--algo=npg"],
@@ -209,3 +221,63 @@ def test_new_runs_get_directories_of_their_own(tmp_path, monkeypatch):
     first, second = (workdir.create(Config(env="ALE/Pong-v5")) for _ in range(2))
     assert first != second
     assert first.parent == second.parent == Path("runs")
+
+
+def test_a_row_s_own_numbers_are_no_mistake_where_another_word_leaves_them_unread():
+    assert run.configure(["--algo=a2c", "--psi=gae", "--critic=lambda"]).n_steps == 16
+    assert run.configure(["--algo=pathwise"]).initial_log_std == -1
+
+
+def test_a_run_s_own_words_may_be_said_again(tmp_path):
+    """What is checked is the run with its words, not the words alone."""
+    of_run = configured(algo="off_policy", weights="trajectory")
+    (tmp_path / "run.flags").write_text(workdir.flagfile(of_run))
+    assert run.configure(["--resume", f"--workdir={tmp_path}", "--weights=trajectory"]).algo == "off_policy"
+    with pytest.raises(UsageError, match=r"--weights=causal differs from this run's trajectory"):
+        run.configure(["--resume", f"--workdir={tmp_path}", "--weights=causal"])
+
+
+@pytest.mark.parametrize(
+    ("argument", "shown"),
+    [
+        ("--workdir=x\udcff", r"--workdir='x\udcff'"),
+        ("--workdir=x\ny", r"--workdir='x\ny'"),
+        ("--workdir=x\0y", r"--workdir='x\x00y'"),
+        ("--workdir= x", "--workdir=' x'"),
+        ("--demonstrations=x ", "--demonstrations='x '"),
+        ("--env=Cart\u2028Pole", r"--env='Cart\u2028Pole'"),
+        ("--algo=np\x0bg", r"--algo='np\x0bg'"),
+        ("--output=x\ry", r"--output='x\ry'"),
+    ],
+)
+def test_a_text_that_run_flags_cannot_hold_is_refused(argument, shown, capfd, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = call(capfd, argument)
+    assert (code, out) == (2, "")
+    assert err == f"run.py: {shown} is not allowed: one line of text is, without blanks at its ends.\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("argument", ["a\nb", "--a\nb", "--seed=1\n2", "--nosuch\u2028x=3", "--flagfile=a\nb", "--flagfile=\udcff"])
+def test_whatever_is_said_the_sentence_is_one_line(argument, capfd, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = call(capfd, argument)
+    assert (code, out, len(err.splitlines())) == (2, "", 1)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("argument", "words"),
+    [("--algo", ["--algo needs a value", "npg", "trpo"]), ("--seed", ["--seed needs a value", "a whole number"]), ("--env", ["text"])],
+)
+def test_a_flag_without_a_value_says_what_is_allowed(argument, words, capfd):
+    code, out, err = call(capfd, argument)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    for word in words:
+        assert word in err
+
+
+def test_a_path_that_cannot_be_made_leaves_nothing_of_itself(capfd, tmp_path):
+    code, _, err = call(capfd, f"--workdir={tmp_path}/a/b/{'x' * 300}")
+    assert (code, "cannot be written" in err) == (2, True)
+    assert list(tmp_path.iterdir()) == []

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from tfpg import nets, normalizers, optimizers, policies, values
 from tfpg.algorithms import fits_q, needs_critic
-from tfpg.config import Config
+from tfpg.config import Config, configured
 from tfpg.engines import Engine, file_engine, graph_engine, open_graph, open_python, python_engine
 from tfpg.envs import IN_GRAPH
 from tfpg.errors import UsageError
@@ -37,6 +37,10 @@ def make_net(config: Config, shape: tuple[int, ...], extra: int, outputs: int, l
 def make_policy(config: Config, spaces: Spaces) -> Policy:
     """Categorical for actions that can be counted, diagonal Gaussian for real ones; the last layer starts near 0."""
     outputs = spaces.actions or sum(spaces.choices) or len(spaces.action_low)
+    usual = configured(algo=config.algo)
+    for name in ("log_std_floor", "initial_log_std"):
+        if not spaces.action_low and getattr(config, name) != getattr(usual, name):
+            raise UsageError(f"--{name}={getattr(config, name)} would not be read: the actions of --env={config.env} are not real.")
     net = make_net(config, spaces.observation_shape, 0, outputs, 0.01)
     if spaces.actions:
         return policies.categorical(net, spaces.actions, spaces.action_start)
@@ -56,9 +60,10 @@ def make_value(config: Config, spaces: Spaces, memory: int) -> Value:
     if spaces.actions:
         return values.action_values(make_net(config, shape, 0, spaces.actions, 1.0))
     if spaces.choices or row.psi != "q" or row.critic == "q_learning":
+        real = "" if spaces.choices else "--psi=q with --critic=sarsa takes real actions, and "
         raise UsageError(
             f"--psi={row.psi} with --critic={row.critic} needs actions that can be counted one by one, which --env={config.env} does not "
-            "have; --psi=q with --critic=sarsa takes real actions, and the other members of psi take any with --critic=td."
+            f"have; {real}--psi=td, n_step and gae take any with --critic=td."
         )
     if config.network == "cnn":
         raise UsageError("--network=cnn takes no actions beside its pixels: a critic of V goes with it, such as --critic=td.")

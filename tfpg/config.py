@@ -159,9 +159,53 @@ def _check_row(config: Config) -> None:
         raise UsageError(f"--{word}={getattr(row, word)} does not go with --algo={config.algo} here: {why}.")
     if config.critic and not algorithms.needs_critic(row):
         raise UsageError(
-            f"--critic={config.critic} would not be read: --baseline=value, or another --psi than {row.psi}, asks for a critic."
+            f"--critic={config.critic} would not be read: --baseline=value asks for one, and --psi=q, advantage, td, n_step and gae."
         )
     _check_fitting(config, row)
+    _check_read(config, row)
+
+
+def _check_read(config: Config, row: Algorithm) -> None:
+    """Raises UsageError for a flag that was changed and that nothing in this run reads."""
+    natural, again = row.improve.startswith("natural"), row.improve == "epochs"
+    weighed = row.surrogate in (*WEIGHTS, "guided")
+    fitted = algorithms.needs_critic(row) or config.algo == "pathwise" or config.clone_epochs > 0
+    estimated = config.algo != "pathwise" and not config.guidance
+    read = {
+        "clip_range": (row.surrogate == "clipped", "--algo=ppo reads it"),
+        "kl_target": (row.surrogate == "kl_penalised", "--algo=ppo_kl reads it"),
+        "kl_radius": (row.improve in ("natural", "natural_search"), "--algo=npg and trpo read it"),
+        "damping": (natural, "--algo=npg, npg_fixed and trpo read it"),
+        "cg_iterations": (natural, "--algo=npg, npg_fixed and trpo read it"),
+        "fisher_block": (natural, "--algo=npg, npg_fixed and trpo read it"),
+        "step_size": (row.improve == "natural_fixed", "--algo=npg_fixed reads it"),
+        "backtracks": (row.improve == "natural_search", "--algo=trpo reads it"),
+        "shrink": (row.improve == "natural_search", "--algo=trpo reads it"),
+        "optimizer": (not natural, "the rows without natural gradient read it"),
+        "learning_rate": (not natural, "the rows without natural gradient read it; --critic_learning_rate is the critic's"),
+        "gradient_clip": (fitted or not natural, "rows that take first-order steps read it"),
+        "epochs": (again, "--algo=ppo, ppo_kl, off_policy and pathwise read it"),
+        "minibatches": (again, "--algo=ppo, ppo_kl, off_policy and pathwise read it"),
+        "self_normalise": (weighed, "--algo=off_policy reads it"),
+        "least_overlap": (weighed, "--algo=off_policy reads it"),
+        "n_steps": (row.psi == "n_step" or config.algo == "pathwise", "--psi=n_step and --algo=pathwise read it"),
+        "average_rate": (row.baseline == "moving_average", "--baseline=moving_average reads it"),
+        "gae_lambda": (estimated and (row.psi == "gae" or (row.critic == "lambda" and fitted)), "--psi=gae and --critic=lambda read it"),
+        "whiten": (estimated, "rows with psi read it"),
+        "return_scaling": (estimated, "rows with psi read it"),
+        "discount_from": (estimated and row.psi != "return", "rows with psi read it; --psi=return is discounted from the start"),
+        "critic_epochs": (fitted, "rows with a critic read it"),
+        "critic_minibatches": (fitted, "rows with a critic read it"),
+        "critic_learning_rate": (fitted, "rows with a critic read it"),
+        "noise_repeat": (not config.demonstrations, "runs that collect read it"),
+        "hidden": (config.network != "cnn", "the other networks read it"),
+        "activation": (config.network != "cnn", "the other networks read it"),
+    }
+    usual = configured(algo=config.algo)
+    for name, (is_read, who) in read.items():
+        if not is_read and getattr(config, name) != getattr(usual, name):
+            value = str(getattr(config, name))
+            raise UsageError(f"--{name}={value.lower() if value in ('True', 'False') else value} would not be read by this run: {who}.")
 
 
 def _check_fitting(config: Config, row: Algorithm) -> None:
@@ -180,12 +224,19 @@ def _check_fitting(config: Config, row: Algorithm) -> None:
             )
         if config.algo == "pathwise" or (algorithms.needs_critic(row) and algorithms.fits_q(row)):
             raise UsageError("--network=gru goes with critics of V only: --critic=td, lambda or monte_carlo, and not with pathwise.")
+    if config.envs == 1 and row.surrogate in WEIGHTS[:3]:
+        raise UsageError("--envs=1 leaves the weights of whole trajectories nothing to be held against: --envs=2 or more is allowed.")
+    if config.envs == 1 and config.whiten and row.psi == "return":
+        raise UsageError("--whiten makes the return of a single trajectory 0: --envs=2 or more is allowed with it, not --envs=1.")
     alone = row.baseline in ("leave_one_out", "time_mean", "optimal", "optimal_per_parameter") or row[:2] == ("return", "mean")
     if alone and config.envs == 1:
         raise UsageError(f"--baseline={row.baseline} needs other trajectories: --envs=2 or more is allowed, not --envs=1.")
     if row.baseline == "optimal_per_parameter" and (config.whiten or config.entropy_bonus):
-        name = "whiten" if config.whiten else "entropy_bonus"
-        raise UsageError(f"--{name} does not go with --baseline=optimal_per_parameter, which makes the gradient itself; optimal does.")
+        name, off = ("whiten", "false") if config.whiten else ("entropy_bonus", "0")
+        raise UsageError(
+            f"--{name} does not go with --baseline=optimal_per_parameter, which makes the gradient itself: --{name}={off} does, "
+            "and --baseline=optimal."
+        )
     if config.whiten and row.surrogate == "causal":
         raise UsageError("--whiten does not go with --weights=causal, whose psi is made anew in each update; the other --weights take it.")
 
@@ -213,12 +264,24 @@ def _check_demonstrations(config: Config) -> None:
         raise UsageError(f"--{unread[0]}={value} would not be read: --guidance={config.guidance} is an objective of its own.")
 
 
-def check(config: Config) -> Config:
-    """Returns config, or raises UsageError for the first value that is not allowed."""
+def check_values(config: Config) -> Config:
+    """Returns config, or raises UsageError for the first value that no run may have: each flag by itself, and where the run lies."""
     for field in dataclasses.fields(config):
         _check_field(field, getattr(config, field.name))
     if not re.fullmatch(r"([1-9][0-9]{0,5}(, *[1-9][0-9]{0,5})*)?", config.hidden):
         raise UsageError(f"--hidden={config.hidden} is not a list of widths: whole numbers like 64,64 are allowed, or nothing.")
+    if config.mode != "train" and not config.workdir:
+        raise UsageError(f"--mode={config.mode} needs --workdir=DIR, the directory of a run.")
+    if config.resume and not config.workdir:
+        raise UsageError("--resume needs --workdir=DIR, the directory of the run to continue.")
+    if config.resume and config.mode != "train":
+        raise UsageError(f"--resume goes with --mode=train, not with --mode={config.mode}.")
+    return config
+
+
+def check(config: Config) -> Config:
+    """Returns config, or raises UsageError for the first value, or the first two together, that are not allowed."""
+    check_values(config)
     _check_row(config)
     if config.log_std_floor > -20 and config.initial_log_std <= config.log_std_floor:
         raise UsageError(
@@ -226,10 +289,4 @@ def check(config: Config) -> Config:
         )
     if config.autoreset != "auto" and config.engine not in ("sync", "async"):
         raise UsageError(f"--autoreset={config.autoreset} goes with --engine=sync or async, not with --engine={config.engine}.")
-    if config.mode != "train" and not config.workdir:
-        raise UsageError(f"--mode={config.mode} needs --workdir=DIR, the directory of a run.")
-    if config.resume and not config.workdir:
-        raise UsageError("--resume needs --workdir=DIR, the directory of the run to continue.")
-    if config.resume and config.mode != "train":
-        raise UsageError(f"--resume goes with --mode=train, not with --mode={config.mode}.")
     return config

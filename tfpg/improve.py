@@ -56,8 +56,8 @@ def ascend(problem: Problem, params: Nest, memory: Nest, settings: Settings, pac
 def epochs(problem: Problem, params: Nest, memory: Nest, settings: Settings, pace: tf.Tensor, seed: tf.Tensor) -> tuple[Nest, Nest, Info]:
     """`ascend` on each of `minibatches` shuffled parts of the batch, `epochs` times over.
 
-    An update is refused, and counted, where the effective share of its part at theta is below `least_overlap`: the data then say too little
-    about the policy that is to be improved. A remainder of fewer than `minibatches` units sits out each pass, another one each time.
+    An update is refused, and counted, where the effective share of the batch at theta is below `least_overlap`: the data then say too
+    little about the policy that is to be improved. A remainder of fewer than `minibatches` units sits out each pass, another each time.
     """
     count = settings.minibatches
     size = problem.units // count
@@ -65,7 +65,7 @@ def epochs(problem: Problem, params: Nest, memory: Nest, settings: Settings, pac
     def step(k: tf.Tensor, theta: Nest, memory: Nest, order: tf.Tensor, refused: tf.Tensor, least: tf.Tensor) -> tuple[Any, ...]:
         part = problem.part(order[k])
         better, after, _ = ascend(part, theta, memory, settings, pace, seed)
-        overlap = tf.cast(part.overlap(theta), tf.float32)
+        overlap = tf.cast(problem.overlap(theta), tf.float32)
         usable = overlap >= settings.least_overlap
         theta, memory = trees.select(usable, (better, after), (theta, memory))
         return k + 1, theta, memory, order, refused + tf.cast(~usable, tf.float32), tf.minimum(least, overlap)
