@@ -7,14 +7,14 @@ import sys
 import tempfile
 import textwrap
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NoReturn
 
 from absl import flags
 
 from tfpg import workdir
-from tfpg.config import PLACES, Config, check, closest, configured
+from tfpg.config import PLACES, Config, check, check_values, closest, configured
 from tfpg.errors import EnvironmentFault, RunFault, UsageError
 
 HELP = ("-h", "-help", "--help", "-helpfull", "--helpfull", "-helpshort", "--helpshort")
@@ -45,7 +45,7 @@ def parse(arguments: list[str]) -> tuple[Config, dict[str, Any]]:
     except (flags.Error, OSError, ValueError) as error:
         raise UsageError(_plain(error)) from None
     if rest:
-        raise UsageError(f"'{rest[0]}' is not a flag: flags look like --algo=npg; --help lists them.")
+        raise UsageError(f"{rest[0]!r} is not a flag: flags look like --algo=npg; --help lists them.")
     given = {field.name: values[field.name].value for field in dataclasses.fields(Config) if values[field.name].present}
     return configured(**given), given
 
@@ -57,7 +57,12 @@ def _plain(error: Exception) -> str:
     """A flag parser's message as one sentence that says what is allowed."""
     text = " ".join(str(error).split())
     found = re.match(r"flag --(\w+)=(.*?):", text)
-    kinds = {field.name: KINDS[type(field.default)] for field in dataclasses.fields(Config)}
+    fields = {field.name: field for field in dataclasses.fields(Config)}
+    kinds = {name: KINDS[type(field.default)] for name, field in fields.items()}
+    empty = re.match(r"Missing value for flag --?(\w+)", text)
+    if empty and empty[1] in fields:
+        choices = [choice for choice in fields[empty[1]].metadata.get("choices", ()) if choice]
+        return f"--{empty[1]} needs a value, as in --{empty[1]}=...: {', '.join(choices) or kinds[empty[1]]} may stand there."
     if found and found[1] in kinds:
         return f"--{found[1]}={found[2]} is not allowed: {kinds[found[1]]} may stand there."
     return text.replace("flag --", "--").rstrip(".") + "."
@@ -66,11 +71,15 @@ def _plain(error: Exception) -> str:
 def configure(arguments: list[str]) -> Config:
     """The checked configuration of this call; a run that exists brings its own flags. Raises: UsageError."""
     config, given = parse(arguments)
-    check(config)
+    workdir.check_text(given)
+    check_values(config)
     if config.mode == "train" and not config.resume:
-        return config
+        return check(config)
     path = workdir.existing(config.workdir)
-    saved, found = parse([f"--flagfile={path}"])
+    with workdir.of_flags(path.parent):
+        saved, found = parse([f"--flagfile={path}"])
+        workdir.check_text(found)
+        check(saved)
     missing = [field.name for field in dataclasses.fields(Config) if field.name not in {*found, *PLACES}]
     if missing:
         raise UsageError(f"--workdir={config.workdir}: {path.name} there is not complete, it lacks --{missing[0]}.")
@@ -81,7 +90,7 @@ def one_by_one(arguments: list[str]) -> list[list[str]]:
     """The same command line once for each run that --mode=collect is given in --workdir=RUN,RUN2,... Raises: UsageError."""
     config, _ = parse(arguments)
     names = config.workdir.split(",") if config.mode == "collect" else []
-    return [[*arguments, f"--workdir={name}"] for name in names] if len(names) > 1 else [arguments]
+    return [[*arguments, f"--workdir={name}"] for name in names if name] if len(names) > 1 and any(names) else [arguments]
 
 
 INDENT = " " * 33
@@ -151,14 +160,21 @@ def execute(arguments: list[str]) -> int:
         tf.get_logger().setLevel("ERROR")
         where = place(config.device)
         tf.zeros([])
+    new, envs, horizon = config.mode == "train" and not config.resume, config.envs, config.horizon
+    directory, there, made = Path(config.workdir), workdir.ancestry(config), False
     with tf.device(where):
-        parts = build.setup(config)
-        new = config.mode == "train" and not config.resume
-        directory = workdir.create(config) if new else Path(config.workdir)
         try:
+            with nullcontext() if new else workdir.of_flags(directory):
+                parts = build.setup(config)
+            envs, horizon = parts.engine.envs, parts.engine.horizon
+            if new:
+                directory, made = workdir.create(config), True
             return train.MODES[config.mode](config, directory, parts, *further)
         except (tf.errors.ResourceExhaustedError, MemoryError):
-            raise RunFault("there is not enough memory: --envs, --horizon and --hidden decide how much is needed.") from None
+            if made:
+                workdir.discard(directory, there)
+            sizes = f"--envs={envs}, --horizon={horizon} and --hidden={config.hidden}"
+            raise RunFault(f"there is not enough memory: {sizes} decide how much is needed.") from None
 
 
 def main() -> NoReturn:
@@ -172,7 +188,7 @@ def main() -> NoReturn:
     try:
         sys.exit(execute(sys.argv[1:]))
     except UsageError as error:
-        print(f"run.py: {error}", file=sys.stderr)
+        print(f"run.py: {workdir.one_line(str(error))}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("run.py: stopped at once; --resume goes on from the last checkpoint, if there is one.", file=sys.stderr)
@@ -181,7 +197,7 @@ def main() -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         sys.exit(141)
     except (EnvironmentFault, RunFault, OSError) as error:
-        print(f"run.py: {error}", file=sys.stderr)
+        print(f"run.py: {workdir.one_line(str(error))}", file=sys.stderr)
         sys.exit(1)
 
 

@@ -1,5 +1,6 @@
 """Demonstrations: the file, who may be learned from, what is learned, and that no environment is stepped for it."""
 
+import hashlib
 import io
 import json
 import re
@@ -15,7 +16,21 @@ from laws import finite_difference
 from program import call
 
 import run
-from tfpg import assess, build, config, demonstrations, metrics, off_policy, problem, train, update
+from tfpg import (
+    assess,
+    build,
+    config,
+    demonstrations,
+    improve,
+    metrics,
+    normalizers,
+    off_policy,
+    optimizers,
+    problem,
+    train,
+    update,
+    workdir,
+)
 from tfpg.errors import UsageError
 from tfpg.learner import initial_state
 from tfpg.types import Spaces, Trajectory
@@ -164,6 +179,10 @@ MISTAKES = {
     "huge": (changed("reward", 1e300, (1, 1)), ["reward that is not finite", "[[1, 1]]"]),
     "infinite": (changed("next_observation", np.inf, (4, 2, 0)), ["next_observation that is not finite", "[[4, 2]]"]),
     "chance": (changed("log_prob", 0.1, (1, 2, 0)), ["log_prob 0.1", "[[1, 2, 0]]", "at most 0"]),
+    "float32": (changed("log_prob", -1e300, (1, 2, 0)), ["log_prob -1e+300", "[[1, 2, 0]]", "float32"]),
+    "sum": (changed("log_prob", -1e38, (1, 2, 0)), ["log_prob -1e+38", "[[1, 2, 0]]", "float32"]),
+    "variance": (changed("observation", 1e19, (3, 0, 1)), ["observation too large", "[[3, 0]]", "at most 3e+18"]),
+    "next variance": (changed("next_observation", -1e19, (4, 2, 0)), ["next_observation too large", "[[4, 2]]"]),
     "no chance": (changed("log_prob", np.nan, (0, 0, 2)), ["log_prob nan", "[[0, 0, 2]]"]),
     "above": (changed("action", 2, (0, 1)), ["action that there is not", "[[0, 1]]", "-1 to 1"]),
     "below": (changed("action", -2, (0, 2)), ["action that there is not", "[[0, 2]]"]),
@@ -209,6 +228,36 @@ def test_what_is_no_archive_is_refused_and_nothing_is_unpickled(tmp_path, rng):
     assert "is not there" in refusal(str(tmp_path / "nowhere.npz"))
     assert "cannot be read" in refusal(str(tmp_path))
     assert not (tmp_path / "sprung").exists()
+
+
+def test_a_density_is_held_to_float32_too(tmp_path, rng):
+    arrays = some_file(rng, REAL)
+    arrays["log_prob"][0, 1, 1] = 1e300
+    assert "log_prob 1e+300" in refusal(save(tmp_path / "a.npz", arrays), REAL)
+
+
+def test_the_largest_observations_have_finite_statistics(tmp_path, rng):
+    arrays = some_file(rng)
+    largest = 0.99 * (np.finfo(np.float32).max / (4 * MASK.sum())) ** 0.5
+    arrays["observation"] = np.where(rng.random(arrays["observation"].shape) < 0.5, largest, -largest)
+    t = demonstrations.read(save(tmp_path / "a.npz", arrays), ENV, COUNTED)
+    statistics = normalizers.running((2,))
+    for moment in statistics.update(statistics.update(statistics.init(), t.observation, t.mask), t.observation, t.mask):
+        assert np.isfinite(moment).all()
+
+
+def test_a_header_that_claims_the_impossible_is_damage(tmp_path, rng):
+    np.savez(tmp_path / "whole.npz", **some_file(rng))
+    for k, shape in enumerate([(2**42,), (2**60, 2), (2**70,)]):
+        header = io.BytesIO()
+        np.lib.format.write_array_header_1_0(header, {"descr": "<f8", "fortran_order": False, "shape": shape})
+        with zipfile.ZipFile(tmp_path / "whole.npz") as whole, zipfile.ZipFile(tmp_path / f"{k}.npz", "w") as file:
+            for name in whole.namelist():
+                file.writestr(name, header.getvalue() if name == "reward.npy" else whole.read(name))
+        assert "reward" in refusal(str(tmp_path / f"{k}.npz"))
+    assert "is damaged where reward is" in refusal(str(tmp_path / "0.npz"))
+    (tmp_path / "single.npy").write_bytes(header.getvalue())
+    assert "is no .npz file" in refusal(str(tmp_path / "single.npy"))
 
 
 def test_a_behaviour_may_rule_out_what_another_would_do(tmp_path, rng):
@@ -512,6 +561,105 @@ def test_refusals_are_told_at_the_end(collected, tmp_path, capfd):
     plain = [*SMALL, "--algo=off_policy", "--envs=8", "--total_steps=1", "--learning_rate=1", f"--workdir={tmp_path}/plain"]
     assert re.search(r"\d of 4 updates were refused", call(capfd, *plain)[1])
     assert call(capfd, *plain[:-1], "--least_overlap=0", f"--workdir={tmp_path}/free")[1].count("refused") == 0
+
+
+def test_an_overlap_that_is_no_number_is_a_refusal():
+    theta = {"w": tf.constant([1.0, -2.0])}
+    optimizer = optimizers.sgd(0.1)
+    settings = improve.Settings(optimizer, 0.1, 0.1, 0.1, 1, 0.5, 1, epochs=3, least_overlap=0.0)
+    step = {"w": tf.constant([np.nan, 5.0])}
+    one = problem.Problem(lambda _: 0.0, lambda _: step, lambda _: 0.0, lambda v: v, lambda _: tf.constant(np.nan), 1, lambda _: one)
+    found, memory, info = improve.epochs(one, theta, optimizer.init(theta), settings, FULL, SEED)
+    np.testing.assert_array_equal(found["w"], theta["w"])
+    tf.nest.map_structure(np.testing.assert_array_equal, memory, optimizer.init(theta))
+    assert info["refused"].numpy() == 3
+
+
+def test_refusals_without_an_overlap_are_told(collected, tmp_path, capfd, monkeypatch):
+    """Every update is refused, none is skipped, and nothing has moved."""
+    monkeypatch.setattr(problem, "effective_share", lambda *_: tf.constant(np.nan))
+    directory = tmp_path / "run"
+    code, out, err = call(capfd, *learning(collected, "--epochs=3", "--total_steps=1"), f"--workdir={directory}")
+    assert (code, err) == (0, "")
+    assert "3 of 3 updates were refused" in out
+    assert "(it was not even a number)" in out
+    (row,) = metrics.read(directory)
+    assert (row["overlap"], row["refused"], row["skipped"], row["step_size"]) == (None, 3, 0, 0)
+    assert all(np.isfinite(leaf).all() for leaf in leaves(directory))
+
+
+def test_a_single_episode_is_not_held_against_others(collected, tmp_path, capfd):
+    with np.load(collected) as file:
+        arrays = {
+            name: x if name in ("format", "env") else x[..., :1] if name in ("log_prob", "mask") else x[:, :1] for name, x in file.items()
+        }
+    path = save(tmp_path / "one.npz", arrays)
+    for words, named in {
+        ("--weights=causal",): "--weights=causal",
+        **{("--weights=first_order", f"--baseline={b}"): f"--baseline={b}" for b in ("leave_one_out", "time_mean", "optimal")},
+        ("--weights=first_order", "--psi=return", "--baseline=mean"): "--baseline=mean",
+        ("--weights=first_order", "--psi=return", "--baseline=none", "--whiten"): "--whiten",
+    }.items():
+        code, out, err = call(capfd, *learning(path, *words, "--total_steps=1"), f"--workdir={tmp_path}/run")
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert f"--demonstrations={path} holds a single episode" in err
+        assert named in err
+        assert not (tmp_path / "run").exists()
+    sound = learning(path, "--weights=first_order", "--baseline=none", "--total_steps=1")
+    assert call(capfd, *sound, f"--workdir={tmp_path}/run")[0] == 0
+
+
+def test_minibatches_of_a_file_are_of_episodes(collected, tmp_path, capfd):
+    code, _, err = call(capfd, *learning(collected, "--minibatches=25"), f"--workdir={tmp_path}/run")
+    assert (code, "more than the 24 episodes" in err) == (2, True)
+
+
+def test_a_file_that_was_replaced_is_refused(collected, tmp_path, capfd):
+    """Another file of the same shapes; the one that the run began with is taken again."""
+    path, directory = tmp_path / "file.npz", tmp_path / "run"
+    path.write_bytes(collected.read_bytes())
+    assert call(capfd, *learning(path, "--total_steps=1"), f"--workdir={directory}")[0] == 0
+    assert (directory / workdir.DIGEST).read_text() == f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path}\n"
+    with np.load(collected) as file:
+        np.savez(path, **{**file, "reward": 2 * file["reward"]})
+    before = (directory / "run.flags").read_bytes()
+    code, out, err = call(capfd, "--resume", "--total_steps=99999", f"--workdir={directory}")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert f"--demonstrations={path} is not what this run began with" in err
+    assert (directory / "run.flags").read_bytes() == before
+    path.write_bytes(collected.read_bytes())
+    assert call(capfd, "--resume", f"--total_steps={steps_of(collected) + 1}", f"--workdir={directory}")[0] == 0
+
+
+def test_runs_that_see_other_windows_are_told_apart(two_runs, tmp_path, capfd):
+    other = [*SMALL, "--window=3", "--envs=4", "--horizon=8", "--total_steps=32", f"--workdir={tmp_path}/wide"]
+    assert call(capfd, *other)[0] == 0
+    code, _, err = call(capfd, "--mode=collect", f"--workdir={two_runs}/a,{tmp_path}/wide", "--eval_episodes=4")
+    assert (code, err.count("\n")) == (2, 1)
+    for word in ("wide sees", "(3, 4)", "--window=3", "(4,)", "--window=1"):
+        assert word in err
+
+
+def test_a_comma_at_the_end_names_no_further_run(two_runs, tmp_path, capfd):
+    for names, j in ((f"{two_runs}/a,{two_runs}/b,", 2), (f"{two_runs}/a,", 1)):
+        path = tmp_path / f"{j}.npz"
+        assert call(capfd, "--mode=collect", f"--workdir={names}", "--eval_episodes=4", f"--output={path}")[0] == 0
+        with np.load(path) as file:
+            assert file["log_prob"].shape[0] == j
+
+
+def test_an_output_that_cannot_be_written_is_named(two_runs, tmp_path, capfd, monkeypatch):
+    code, out, err = call(capfd, "--mode=collect", f"--workdir={two_runs}/a", "--output=/proc/x.npz")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "--output=/proc/x.npz cannot be written" in err
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "savez_compressed", full)
+    code, _, err = call(capfd, "--mode=collect", f"--workdir={two_runs}/a", "--eval_episodes=2", f"--output={tmp_path}/x.npz")
+    assert (code, err) == (2, f"run.py: --output={tmp_path}/x.npz cannot be written: No space left on device.\n")
+    assert list(tmp_path.iterdir()) == []
 
 
 class Counted(gymnasium.Env):

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -302,3 +303,120 @@ def test_updates_that_were_not_made_are_told(tmp_path, capfd, monkeypatch):
     code, out, _ = call(capfd, *SMALL, "--eval_episodes=2", f"--workdir={tmp_path}/run")
     assert code == 0
     assert "8 of 8 updates were not made" in out
+
+
+@pytest.mark.parametrize("content", ["", "{", '{"steps": 2048}', "[2048]", "7", b"\xff\xfe"])
+def test_a_summary_that_says_nothing_is_written_anew(content, finished, tmp_path, capfd):
+    directory = tmp_path / "run"
+    shutil.copytree(finished[0], directory)
+    path = directory / "summary.json"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    code, out, err = call(capfd, "--resume", f"--workdir={directory}")
+    assert (code, err, "is finished" in out) == (0, "", False)
+    again, before = (json.loads(file.read_text()) for file in (path, finished[0] / "summary.json"))
+    assert (again["steps"], again["evaluation"]) == (2048, before["evaluation"])
+    assert len(metrics.read(directory)) == 8
+
+
+def test_fewer_steps_than_are_made_are_refused(finished, tmp_path, capfd):
+    directory = tmp_path / "run"
+    shutil.copytree(finished[0], directory)
+    before = (directory / "run.flags").read_bytes()
+    code, out, err = call(capfd, "--resume", "--total_steps=512", f"--workdir={directory}")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "--total_steps=512 is less than the 2,048 steps" in err
+    assert (directory / "run.flags").read_bytes() == before
+
+
+def test_a_whole_last_iteration_is_no_reason_to_refuse_the_budget_it_was_made_for(tmp_path, capfd):
+    directory = tmp_path / "run"
+    assert call(capfd, *SMALL, "--total_steps=300", f"--workdir={directory}")[0] == 0
+    code, out, _ = call(capfd, "--resume", "--total_steps=300", f"--workdir={directory}")
+    assert (code, "is finished: it has its 512 steps" in out) == (0, True)
+
+
+FLAGS_MISTAKES = {
+    "value": (lambda text: text.replace("--algo=npg", "--algo=trp"), "--algo=trp"),
+    "flag": (lambda text: text + "--nothing=3\n", "--nothing"),
+    "word": (lambda text: text + "hello\n", "hello"),
+    "number": (lambda text: text.replace("--seed=0", "--seed=x"), "--seed=x"),
+    "binary": (lambda text: b"\xff\xfe\x00" + text.encode(), "not a text file"),
+    "included": (lambda text: text + "--flagfile=no/such.flags\n", "no/such.flags"),
+    "row": (lambda text: text.replace("--clip_range=0.2", "--clip_range=0.3"), "--clip_range=0.3"),
+    "environment": (lambda text: text.replace("--env=CartPole-v1", "--env=CartPole-v9"), "--env=CartPole-v9"),
+    "unfit": (lambda text: text.replace("--hidden=8", "--hidden=9"), "checkpoints/8 holds another network"),
+}
+
+
+@pytest.mark.parametrize("mode", ["--resume", "--mode=evaluate"])
+@pytest.mark.parametrize("mistake", FLAGS_MISTAKES)
+def test_a_mistake_in_the_flags_of_a_run_is_one_of_its_file(mistake, mode, finished, tmp_path, capfd):
+    directory = tmp_path / "run"
+    shutil.copytree(finished[0], directory)
+    change, named = FLAGS_MISTAKES[mistake]
+    path = directory / "run.flags"
+    changed = change(path.read_text())
+    path.write_bytes(changed if isinstance(changed, bytes) else changed.encode())
+    content = path.read_bytes()
+    assert content != (finished[0] / "run.flags").read_bytes()
+    code, out, err = call(capfd, mode, f"--workdir={directory}")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith(f"run.py: {path}")
+    assert named in err
+    assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("error", [MemoryError(), tf.errors.ResourceExhaustedError(None, None, "OOM")])
+@pytest.mark.parametrize("place", ["new", "there", ""])
+def test_too_little_memory_for_one_iteration_leaves_nothing(error, place, tmp_path, capfd, monkeypatch):
+    """In a directory that was there already, the directory stays. What holds an iteration, or something else, stays as it is."""
+
+    def fail(*_):
+        raise error
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "there").mkdir()
+    where = {"new": "--workdir=deep/new", "there": "--workdir=there", "": "--seed=0"}[place]
+    for method in ("begin", "iterate"):
+        with monkeypatch.context() as patch:
+            patch.setattr(train.Run, method, fail)
+            code, _, err = call(capfd, *SMALL, where)
+        assert (code, err.count("\n")) == (1, 1)
+        assert "--envs=8, --horizon=32 and --hidden=8" in err
+        assert [path.name for path in tmp_path.rglob("*")] == ["there"]
+
+
+def test_too_little_memory_later_leaves_what_was_learned(tmp_path, capfd, monkeypatch):
+    sound = train.Run.iterate
+
+    def later(one):
+        if one.counters.iteration == 3:
+            raise MemoryError
+        return sound(one)
+
+    monkeypatch.setattr(train.Run, "iterate", later)
+    assert call(capfd, *SMALL, f"--workdir={tmp_path}/run")[0] == 1
+    assert parameters(tmp_path / "run")[1]["iteration"] == 3
+
+
+def test_only_a_beginning_is_discarded(tmp_path):
+    """Neither what somebody put there, nor a run of which a checkpoint is left."""
+    for name, content in (("mine", "thesis.txt"), ("learned", "checkpoints/3")):
+        path = tmp_path / name / content
+        path.mkdir(parents=True)
+        (tmp_path / name / "run.flags").write_text("")
+        workdir.discard(tmp_path / name, [tmp_path])
+        assert path.exists()
+        assert (tmp_path / name / "run.flags").exists()
+
+
+def test_a_run_in_use_is_safe_from_a_program_without_memory(finished, capfd, monkeypatch):
+    """It fails before it looks at the directory: what is there is not its own."""
+
+    def fail(*_):
+        raise MemoryError
+
+    before = sorted(finished[0].rglob("*"))
+    monkeypatch.setattr(build, "setup", fail)
+    assert call(capfd, *SMALL, f"--workdir={finished[0]}")[0] == 1
+    assert sorted(finished[0].rglob("*")) == before

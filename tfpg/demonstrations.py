@@ -5,6 +5,7 @@
 In the file actions and densities are in the environment's units; a policy's -1 and +1 are a real action's bounds (`policies.gaussian`).
 """
 
+import hashlib
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -37,8 +38,10 @@ KINDS = {
 """The arrays of a file, and the kinds of numpy types that each may have."""
 
 WORDS = {"f": "real numbers", "i": "whole numbers", "b": "booleans", "U": "text"}
-DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError)  # what reading a broken archive raises
+# What reading a broken archive raises; the last two are those of a header that claims an impossible shape.
+DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, MemoryError, OverflowError)
 ROUNDING = 1e-6  # of the logarithm of a probability
+LARGEST = float(np.finfo(np.float32).max)
 
 
 class Fault(ValueError):
@@ -115,21 +118,32 @@ def check_episodes(mask: np.ndarray, ended: np.ndarray) -> None:
 
 
 def check_numbers(arrays: dict[str, np.ndarray], spaces: Spaces) -> None:
-    """Raises Fault for a number, where mask is true, that nothing can be learned from."""
+    """Raises Fault for a number, where mask is true, that nothing can be learned from in float32."""
     mask = arrays["mask"]
     for name in ("observation", "next_observation", "action", "reward"):
         with np.errstate(over="ignore"):
             bad = np.argwhere(mask & ~np.isfinite(arrays[name].astype(np.float32)).reshape(*mask.shape, -1).all(axis=-1))
         require(len(bad) == 0, f"has {name} that is not finite at [t, i] = {bad[:1].tolist()}")
-    log_prob, counted = arrays["log_prob"].astype(np.float64), not spaces.action_low
-    highest = ROUNDING if counted else np.finfo(np.float64).max
-    bad = np.argwhere(mask & ~(log_prob <= highest))
+    largest = (LARGEST / (4 * mask.sum())) ** 0.5  # the sum of squared distances from the mean is then finite
+    for name in ("observation", "next_observation"):
+        bad = np.argwhere(mask & (np.abs(arrays[name].astype(np.float64)) > largest).reshape(*mask.shape, -1).any(axis=-1))
+        require(len(bad) == 0, f"has {name} too large for its variance at [t, i] = {bad[:1].tolist()}: at most {largest:.1g} is allowed")
+    check_log_prob(arrays["log_prob"].astype(np.float64), mask, counted=not spaces.action_low)
+    if not spaces.action_low:
+        check_actions(arrays["action"], mask, spaces)
+
+
+def check_log_prob(log_prob: np.ndarray, mask: np.ndarray, counted: bool) -> None:
+    """Raises Fault for an entry of log_prob [J, T, N] that is neither minus infinity nor has a finite sum in float32 over T steps."""
+    largest = LARGEST / len(mask)
+    possible = np.isneginf(log_prob) | (log_prob >= -largest) & (log_prob <= (ROUNDING if counted else largest))
+    bad = np.argwhere(mask & ~possible)
     allowed = "logarithms of probabilities, at most 0," if counted else "logarithms of densities"
     require(
-        len(bad) == 0, f"has log_prob {log_prob[tuple(bad[0])] if len(bad) else ''} at [j, t, i] = {bad[:1].tolist()}: {allowed} are needed"
+        len(bad) == 0,
+        f"has log_prob {log_prob[tuple(bad[0])] if len(bad) else ''} at [j, t, i] = {bad[:1].tolist()}: {allowed} that float32 can sum "
+        "are needed",
     )
-    if counted:
-        check_actions(arrays["action"], mask, spaces)
 
 
 def check_actions(action: np.ndarray, mask: np.ndarray, spaces: Spaces) -> None:
@@ -184,6 +198,14 @@ def read(name: str, env: str, spaces: Spaces) -> Trajectory:
         raise UsageError(f"--demonstrations={name} {fault}.") from None
 
 
+def digest(name: str) -> str:
+    """SHA-256 of a file: a run that goes on must find the episodes that it began with. Raises: UsageError."""
+    try:
+        return hashlib.sha256(Path(name).read_bytes()).hexdigest()
+    except OSError as error:
+        raise UsageError(f"--demonstrations={name} cannot be read: {error.strerror}.") from None
+
+
 def _trajectory(arrays: dict[str, np.ndarray], spaces: Spaces) -> Trajectory:
     mask, action, log_prob = (arrays[name] for name in ("mask", "action", "log_prob"))
     log_prob = np.where(mask, log_prob.astype(np.float64), 0.0)
@@ -222,10 +244,14 @@ def write(path: Path, env: str, spaces: Spaces, t: Trajectory, log_prob_jt: np.n
         action = action + np.array(spaces.choice_starts or spaces.action_start, np.int32)
     arrays.update(action=action, log_prob=np.where(arrays["mask"], log_prob_jt, 0.0), format=np.array(FORMAT), env=np.array(env))
     temporary = path.with_name(f"{path.name}.tmp")
-    with temporary.open("wb") as file:
-        np.savez_compressed(file, **arrays)
-    sync(temporary)
-    temporary.replace(path)
+    try:
+        with temporary.open("wb") as file:
+            np.savez_compressed(file, **arrays)
+        sync(temporary)
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
     sync(path.parent)
 
 

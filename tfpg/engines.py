@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfpg import demonstrations, evaluate
-from tfpg.algorithms import whole_episodes
+from tfpg.algorithms import WEIGHTS, needs_critic, whole_episodes
 from tfpg.config import Config
 from tfpg.envs import IN_GRAPH
 from tfpg.envs.gym import ENGINES, VectorEnvironment
@@ -47,10 +47,12 @@ def _sizes(config: Config, kind: str, time_limit: int) -> tuple[int, int]:
     n, horizon = config.envs or ENVS[kind, whole], config.horizon or (time_limit if whole else HORIZONS[kind])
     if n * horizon > MOST_SAMPLES:
         raise UsageError(f"--envs={n} times --horizon={horizon} is too large: at most {MOST_SAMPLES:,} samples per iteration are allowed.")
-    if config.critic_minibatches > n * horizon:
+    fitted = needs_critic(config.row()) or config.algo == "pathwise" or config.clone_epochs
+    if fitted and config.critic_minibatches > n * horizon:
         raise UsageError(f"--critic_minibatches={config.critic_minibatches} is more than the {n * horizon:,} samples of an iteration.")
     columns = config.network == "gru" or config.algo == "off_policy"
-    units, what = (n, "environments") if columns else (n * horizon, "samples of an iteration")
+    side_by_side = "episodes" if config.demonstrations else "environments"
+    units, what = (n, side_by_side) if columns else (n * horizon, "samples of an iteration")
     if config.row().improve == "epochs" and config.minibatches > units:
         raise UsageError(f"--minibatches={config.minibatches} is more than the {units:,} {what} that are shared out among them.")
     return n, horizon
@@ -136,6 +138,19 @@ def python_engine(config: Config, name: str, learner: Learner, time_limit: int) 
     return Engine(name, n, horizon, begin, iterate, judge, close)
 
 
+def _check_company(config: Config, episodes: int) -> None:
+    """Raises UsageError for a file of one episode where episodes are held against each other."""
+    row, name = config.row(), f"--demonstrations={config.demonstrations} holds a single episode"
+    if episodes > 1:
+        return
+    if row.surrogate in WEIGHTS[:3]:
+        raise UsageError(f"{name}, which leaves --weights={row.surrogate} nothing to hold it against: a file of two or more is allowed.")
+    if row.baseline in ("leave_one_out", "time_mean", "optimal", "optimal_per_parameter") or row[:2] == ("return", "mean"):
+        raise UsageError(f"{name}, and --baseline={row.baseline} needs others: a file of two or more is allowed, or --baseline=none.")
+    if config.whiten and row.psi == "return":
+        raise UsageError(f"{name}, whose return --whiten makes 0: a file of two or more is allowed, or --whiten=false.")
+
+
 def file_engine(config: Config, learner: Learner, spaces: Spaces, make: Callable[[Config], Engine]) -> Engine:
     """The engine that `make` makes; with --demonstrations it only judges, and each iteration learns from the whole file.
 
@@ -147,6 +162,7 @@ def file_engine(config: Config, learner: Learner, spaces: Spaces, make: Callable
         return make(dataclasses.replace(config, minibatches=1, critic_minibatches=1))._replace(begin=lambda seed: ())
     trajectory = demonstrations.read(config.demonstrations, config.env, spaces)
     horizon, n = trajectory.mask.shape
+    _check_company(config, n)
     judge = make(dataclasses.replace(config, envs=n, horizon=horizon))
     update = make_update(learner)
     known = summarise(trajectory, tf.cumsum(trajectory.reward))

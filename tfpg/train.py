@@ -19,7 +19,7 @@ import tensorflow as tf
 from tfpg import build, checkpoint, demonstrations, engines, evaluate, report, workdir
 from tfpg.build import Setup
 from tfpg.config import Config
-from tfpg.errors import Stopped, UsageError
+from tfpg.errors import RunFault, Stopped, UsageError
 from tfpg.export import export
 from tfpg.files import write_text
 from tfpg.learner import initial_state
@@ -88,7 +88,12 @@ class Run:
         """Takes the newest whole checkpoint. Environments in Python cannot be saved: they begin anew, from a seed of their own."""
         self.begin()
         kept = {"train": self.state, "carry": self.carry}
-        kept, counters = checkpoint.latest(self.directory / "checkpoints", kept, repair)
+        try:
+            kept, counters = checkpoint.latest(self.directory / "checkpoints", kept, repair)
+        except RunFault as error:
+            if "the run's flags" in str(error):
+                raise UsageError(f"{self.directory / 'run.flags'} does not fit its checkpoint: {error}") from None
+            raise
         self.counters = Counters(**counters)
         if not tf.nest.flatten(self.carry):
             self.begin()
@@ -216,10 +221,11 @@ def finish(run: Run, policy: Path) -> dict[str, Any]:
     refused = sum(row["refused"] or 0 for row in rows)
     if refused:
         made = len(rows) * config.epochs * config.minibatches
-        least = min(row["overlap"] for row in rows if row["overlap"] is not None)
+        known = [row["overlap"] for row in rows if row["overlap"] is not None]
+        least = f"down to {min(known):.2g}" if known else "it was not even a number"
         print(
             f"{refused:,.0f} of {made:,} updates were refused: the sample's effective share fell below --least_overlap="
-            f"{config.least_overlap:g} (down to {least:.2g}), so it said too little about the policy."
+            f"{config.least_overlap:g} ({least}), so it said too little about the policy."
         )
     report.learning_curve(run.directory / "learning_curve.png", rows, f"{config.algo} on {config.env}, seed {config.seed}")
     write_json(run.directory / "summary.json", summary)
@@ -227,18 +233,27 @@ def finish(run: Run, policy: Path) -> dict[str, Any]:
 
 
 def finished(run: Run) -> bool:
-    """Whether the run has all its steps, and its summary says so."""
-    path = run.directory / "summary.json"
-    return run.counters.steps >= run.config.total_steps and path.exists() and json.loads(path.read_text())["steps"] == run.counters.steps
+    """Whether the run has all its steps, and its summary says so: one that is damaged or incomplete says nothing."""
+    try:
+        summary = json.loads((run.directory / "summary.json").read_text())
+    except (OSError, ValueError, RecursionError):
+        return False
+    whole = isinstance(summary, dict) and {"algo", "evaluation", "policy", "versions"} <= summary.keys()
+    return whole and run.counters.steps >= run.config.total_steps and summary.get("steps") == run.counters.steps
 
 
 def train(config: Config, directory: Path, parts: Setup) -> int:
     """Trains, and leaves a complete run directory. Returns the exit code: 0, or 128 + signal when asked to stop."""
     run = Run(config, directory, parts)
+    digest = demonstrations.digest(config.demonstrations) if config.demonstrations else ""
     if config.resume:
+        if digest:
+            workdir.check_digest(directory, config.demonstrations, digest)
         run.restore(repair=True)
         workdir.change(config, run.counters.steps)
     else:
+        if digest:
+            workdir.keep_digest(directory, config.demonstrations, digest)
         run.begin()
     if finished(run):
         print(f"{directory} is finished: it has its {run.counters.steps:,} steps. --total_steps says how many it shall have.")
@@ -289,9 +304,38 @@ def export_run(config: Config, directory: Path, parts: Setup) -> int:
     return 0
 
 
+def check_same_spaces(first: Run, other: Run) -> None:
+    """Raises UsageError for runs whose policies cannot score one another's episodes."""
+    if other.config.env != first.config.env:
+        raise UsageError(f"--workdir={other.directory} is a run on {other.config.env}, not on {first.config.env} as {first.directory}.")
+    ours, theirs = (run.parts.spaces.observation_shape for run in (first, other))
+    if ours != theirs:
+        raise UsageError(
+            f"--workdir={other.directory} sees observations of shape {theirs} (--window={other.config.window}), but {first.directory} "
+            f"of shape {ours} (--window={first.config.window}): runs that see the same are allowed."
+        )
+    if other.parts.spaces != first.parts.spaces:
+        raise UsageError(f"--workdir={other.directory} has other spaces than {first.directory}: runs on the same environment are allowed.")
+
+
+def check_output(path: Path) -> None:
+    """Raises UsageError before any episode is played if no file can be written there."""
+    if path.is_dir() or not path.parent.is_dir():
+        raise UsageError(f"--output={path} cannot be written: a file in a directory that is there is allowed.")
+    temporary = path.with_name(f"{path.name}.tmp")
+    try:
+        temporary.touch()
+        temporary.unlink()
+    except OSError as error:
+        raise UsageError(f"--output={path} cannot be written: {error.strerror}.") from None
+
+
 def collect_run(config: Config, directory: Path, parts: Setup, *further: Config) -> int:
     """Plays whole episodes with the newest policies of a run and of further ones, and writes them with each one's probability of each."""
-    runs = [Run(config, directory, parts), *(Run(each, Path(each.workdir), build.setup(each)) for each in further)]
+    runs = [Run(config, directory, parts)]
+    for each in further:
+        with workdir.of_flags(Path(each.workdir)):
+            runs.append(Run(each, Path(each.workdir), build.setup(each)))
     share, rest = divmod(config.eval_episodes, len(runs))
     path = Path(config.output) if config.output else directory / "demonstrations.npz"
     if rest or not share:
@@ -299,10 +343,8 @@ def collect_run(config: Config, directory: Path, parts: Setup, *further: Config)
             f"--eval_episodes={config.eval_episodes} cannot be shared by {len(runs)} runs: a multiple of {len(runs)} is allowed."
         )
     for run in runs[1:]:
-        if (run.config.env, run.parts.spaces) != (config.env, parts.spaces):
-            raise UsageError(f"--workdir={run.directory} is a run on {run.config.env}, not on {config.env} as {directory} sees it.")
-    if path.is_dir() or not path.parent.is_dir():
-        raise UsageError(f"--output={path} cannot be written: a file in a directory that is there is allowed.")
+        check_same_spaces(runs[0], run)
+    check_output(path)
     pieces = []
     for i, run in enumerate(runs):
         run.restore(repair=False)
@@ -311,7 +353,10 @@ def collect_run(config: Config, directory: Path, parts: Setup, *further: Config)
         pieces.append(found._replace(memory=(), next_memory=()))
     t = demonstrations.join(pieces)
     log_prob_jt = np.stack([demonstrations.log_prob(run.parts.learner, run.state, t).numpy() for run in runs])
-    demonstrations.write(path, config.env, parts.spaces, t, log_prob_jt)
+    try:
+        demonstrations.write(path, config.env, parts.spaces, t, log_prob_jt)
+    except OSError as error:
+        raise UsageError(f"--output={path} cannot be written: {error.strerror}.") from None
     returns = tf.reduce_sum(tf.where(t.mask, t.reward, tf.zeros_like(t.reward)), axis=0)
     print(
         f"{config.eval_episodes:,} episodes of {len(runs)} sampled {'policy' if len(runs) == 1 else 'policies'}, "
