@@ -353,7 +353,7 @@ def test_workers_that_do_not_close_are_ended(monkeypatch):
 
 def test_ctrl_c_is_the_parent_s_to_answer():
     """A worker neither dies of SIGINT nor answers SIGTERM with a handler that it has from its parent."""
-    before = signal.signal(signal.SIGTERM, lambda *_: None)
+    before, interrupt = signal.signal(signal.SIGTERM, lambda *_: None), signal.getsignal(signal.SIGINT)
     try:
         environment = gym.ENGINES["async"]("bridge/Faulty-v0", 2, 0)
         workers = multiprocessing.active_children()
@@ -367,7 +367,7 @@ def test_ctrl_c_is_the_parent_s_to_answer():
         environment.close()
     finally:
         signal.signal(signal.SIGTERM, before)
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is interrupt
 
 
 @pytest.mark.parametrize("engine", ["sync", "async"])

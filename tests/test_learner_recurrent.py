@@ -9,7 +9,7 @@ import tensorflow as tf
 from learners import FULL, SEED, N, assert_equal, begun, differs, make, prepare
 
 from tfpg import assess, build, gradients, learner, rollout, trees
-from tfpg.config import check, configured
+from tfpg.config import check_values, configured
 from tfpg.envs import gym
 from tfpg.problem import policy_problem
 from tfpg.types import Spaces
@@ -30,7 +30,7 @@ def remembering(algo="ppo", **changes):
         "critic_minibatches": 2,
         "entropy_bonus": 0.0,
     }
-    made = build.make_learner(check(configured(**{**given, **changes})), Spaces((2,), actions=2))
+    made = build.make_learner(check_values(configured(**{**given, **changes})), Spaces((2,), actions=2))
     state = learner.initial_state(made, SEED)
     policy = tf.nest.map_structure(lambda x: x + 0.4 * tf.random.stateless_normal(x.shape, [2, 5]), state.policy)
     policy["last"]["kernel"] = 3 * policy["last"]["kernel"] + tf.random.stateless_normal([6, 2], [2, 6])

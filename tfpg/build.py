@@ -48,7 +48,7 @@ def make_policy(config: Config, spaces: Spaces) -> Policy:
         policy = policies.multi_categorical(net, spaces.choices, spaces.choice_starts)
     else:
         floor = config.log_std_floor if config.log_std_floor > -20 else None
-        policy = policies.gaussian(net, spaces.action_low, spaces.action_high, config.initial_log_std, floor)
+        policy = policies.gaussian(net, spaces.action_low, spaces.action_high, config.initial_log_std, log_std_floor=floor)
     return policy if spaces.action_shape is None else policies.shaped(policy, spaces.action_shape)
 
 

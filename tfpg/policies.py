@@ -70,8 +70,8 @@ def gaussian(
     low: Sequence[float],
     high: Sequence[float],
     initial_log_std: float = 0.0,
-    log_std_floor: float | None = None,
     dtype: tf.DType = tf.float32,
+    log_std_floor: float | None = None,
 ) -> Policy:
     """pi(a|o) = N(f_theta(o), diag(sigma^2))   (PG-91), sigma = exp(log_std) a parameter that does not depend on o.
 
