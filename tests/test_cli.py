@@ -228,6 +228,12 @@ def test_a_row_s_own_numbers_are_no_mistake_where_another_word_leaves_them_unrea
     assert run.configure(["--algo=pathwise"]).initial_log_std == -1
 
 
+def test_whole_episodes_are_not_cut_to_a_row_s_chunks():
+    assert run.configure(["--algo=actor_critic"]).horizon == 32
+    assert run.configure(["--algo=actor_critic", "--psi=togo"]).horizon == 0
+    assert run.configure(["--algo=actor_critic", "--psi=togo", "--horizon=50"]).horizon == 50
+
+
 def test_a_run_s_own_words_may_be_said_again(tmp_path):
     """What is checked is the run with its words, not the words alone."""
     of_run = configured(algo="off_policy", weights="trajectory")

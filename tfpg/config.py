@@ -118,8 +118,14 @@ class Config:
 
 
 def configured(**given: Any) -> Config:
-    """A Config of the values given; what is not given is what the row of `algo` sets, or else the flag's default."""
-    return Config(**{**DEFAULTS.get(given.get("algo", Config.algo), {}), **given})
+    """A Config of the values given; what is not given is what the row of `algo` sets, or else the flag's default.
+
+    A row's short chunks are no horizon for a psi that needs whole episodes.
+    """
+    defaults = dict(DEFAULTS.get(given.get("algo", Config.algo), {}))
+    if given.get("psi") in algorithms.WHOLE:
+        defaults.pop("horizon", None)
+    return Config(**{**defaults, **given})
 
 
 PLACES = ("mode", "workdir", "resume", "output")  # where a run lies and what is done with it: not part of what the run is
