@@ -31,6 +31,7 @@ class Assessment(NamedTuple):
     prediction: tf.Tensor  # [T, N] what the critic said
     average: Nest  # state of the moving-average baseline
     gradient: Nest | None  # grad J where it is made from scores directly
+    seen: View
 
 
 def view(learner: Learner, state: TrainState, trajectory: Trajectory) -> View:
@@ -183,7 +184,7 @@ def baseline(
     if kind == "moving_average":
         now = tf.reduce_mean(returns.total_return(seen.t.reward, learner.horizon.gamma, seen.mask))
         if learner.algorithm.psi == "togo":
-            now = tf.reduce_sum(inside(seen.mask, estimate_t)) / tf.maximum(tf.reduce_sum(tf.cast(seen.mask, now.dtype)), 1)
+            now = baselines.pooled(estimate_t, seen.mask)[0, 0]
         average, count = state.average
         b, average = baselines.moving_average(average, count, now, learner.objective.average_rate)
         return zero_t + b, (average, count + 1), None
@@ -241,4 +242,5 @@ def assess(learner: Learner, state: TrainState, trajectory: Trajectory, seed: tf
         columns = tf.nest.map_structure(flat, columns)
     prediction_t = c.q_t if fits_q(row) and needs_critic(row) else inside(mask, c.v_t)
     batch = tf.nest.map_structure(tf.stop_gradient, columns)
-    return Assessment(batch, tf.stop_gradient(inside(mask, target_t)), tf.stop_gradient(inside(mask, prediction_t)), average, gradient)
+    target, prediction = tf.stop_gradient(inside(mask, target_t)), tf.stop_gradient(inside(mask, prediction_t))
+    return Assessment(batch, target, prediction, average, gradient, seen)

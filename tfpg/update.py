@@ -11,21 +11,20 @@ import tensorflow as tf
 
 from tfpg import critics, surrogates, trees
 from tfpg.algorithms import needs_critic
-from tfpg.assess import Assessment, View, assess, view
+from tfpg.assess import Assessment, assess
 from tfpg.fit import fit_critic, fit_model
 from tfpg.improve import IMPROVEMENTS
 from tfpg.learner import Learner, flat
 from tfpg.masks import inside
-from tfpg.problem import Batch, policy_problem
+from tfpg.problem import policy_problem
 from tfpg.types import TrainState, Trajectory
 
 Metrics = dict[str, tf.Tensor]
 
 
-def improve_policy(
-    learner: Learner, state: TrainState, batch: Batch, found: Assessment, pace: tf.Tensor, seed: tf.Tensor
-) -> tuple[TrainState, Metrics]:
+def improve_policy(learner: Learner, state: TrainState, found: Assessment, pace: tf.Tensor, seed: tf.Tensor) -> tuple[TrainState, Metrics]:
     """The row's improvement on the row's problem, and what there is to say about it."""
+    batch = found.batch
     problem = policy_problem(learner, state, batch, pace, seed)
     if found.gradient is not None:
         problem = problem._replace(gradient=lambda _: found.gradient)
@@ -54,9 +53,9 @@ def adapt_penalty(learner: Learner, state: TrainState, kl: tf.Tensor) -> TrainSt
     return state._replace(penalty=tf.clip_by_value(state.penalty * factor, 1e-6, 1e6))
 
 
-def improve_critic(learner: Learner, state: TrainState, found: Assessment, seen: View, seed: tf.Tensor) -> tuple[TrainState, Metrics]:
+def improve_critic(learner: Learner, state: TrainState, found: Assessment, seed: tf.Tensor) -> tuple[TrainState, Metrics]:
     """Fits V or Q to its standardised targets, which are taken into their statistics first."""
-    target, prediction, mask = flat(found.target), flat(found.prediction), flat(seen.mask)
+    seen, target, prediction, mask = found.seen, flat(found.target), flat(found.prediction), flat(found.seen.mask)
     share = flat(surrogates.weights(seen.mask, found.target, "step"))
     metrics = {
         "explained_variance": critics.explained_variance(prediction, target, share),
@@ -69,8 +68,9 @@ def improve_critic(learner: Learner, state: TrainState, found: Assessment, seen:
     return state._replace(value=phi, value_optimizer=memory, targets=statistics), metrics
 
 
-def improve_model(learner: Learner, state: TrainState, found: Assessment, seen: View, seed: tf.Tensor) -> tuple[TrainState, Metrics]:
+def improve_model(learner: Learner, state: TrainState, found: Assessment, seed: tf.Tensor) -> tuple[TrainState, Metrics]:
     """Fits the dynamics and the reward, in units of its deviation, to the batch; the policy is improved through what was learned."""
+    seen = found.seen
     share = flat(surrogates.weights(seen.mask, found.target, "step"))
     statistics = learner.targets.update(state.targets, flat(found.target), flat(seen.mask))
     reward = learner.targets.apply(statistics, flat(found.target))
@@ -91,14 +91,14 @@ def make_update(learner: Learner) -> Callable[[TrainState, Trajectory, tf.Tensor
 
     def update(state: TrainState, trajectory: Trajectory, seed: tf.Tensor, pace: tf.Tensor) -> tuple[TrainState, Metrics]:
         seeds = tf.random.experimental.stateless_split(seed, 3)
-        found, seen = assess(learner, state, trajectory, seeds[0]), view(learner, state, trajectory)
-        new, known = improve_model(learner, state, found, seen, seeds[1]) if learner.model else (state, {})
-        new, metrics = improve_policy(learner, new, found.batch, found, pace, seeds[2])
+        found = assess(learner, state, trajectory, seeds[0])
+        new, known = improve_model(learner, state, found, seeds[1]) if learner.model else (state, {})
+        new, metrics = improve_policy(learner, new, found, pace, seeds[2])
         new = adapt_penalty(learner, new, metrics["kl"])
         if learner.algorithm.surrogate == "kl_penalised":
             metrics["penalty"] = new.penalty
         if critic:
-            new, known = improve_critic(learner, new, found, seen, seeds[1])
+            new, known = improve_critic(learner, new, found, seeds[1])
         elif learner.objective.scale_returns:
             new = new._replace(targets=learner.targets.update(state.targets, flat(found.target), flat(trajectory.mask)))
         observed = inside(trajectory.mask, trajectory.observation)
