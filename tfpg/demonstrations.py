@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from tfpg import off_policy, returns, surrogates
+from tfpg import off_policy, policies, returns, surrogates
 from tfpg.errors import UsageError
 from tfpg.files import sync
 from tfpg.fit import by_minibatches
@@ -172,13 +172,6 @@ def check_support(log_prob_jt: np.ndarray, mixture_t: np.ndarray, mask: np.ndarr
     )
 
 
-def units(spaces: Spaces) -> tuple[np.ndarray, np.ndarray]:
-    """(middle, half) [A]: the environment's action is middle + half times the policy's; 0 and 1 where an action has no finite bounds."""
-    bounds = np.asarray([spaces.action_low, spaces.action_high], np.float64)
-    low, high = np.where(np.isfinite(bounds).all(axis=0), bounds, [[-1.0], [1.0]])
-    return (low + high) / 2, (high - low) / 2
-
-
 def read(name: str, env: str, spaces: Spaces) -> Trajectory:
     """The episodes of a file, one per column, as an update takes them; `log_prob` is log q(a_t|the past), q the mixture of its behaviours.
 
@@ -213,7 +206,7 @@ def _trajectory(arrays: dict[str, np.ndarray], spaces: Spaces) -> Trajectory:
     check_support(log_prob, mixture_t, mask)
     density = np.diff(mixture_t, axis=0, prepend=0.0)
     if spaces.action_low:
-        middle, half = units(spaces)
+        middle, half = policies.units(spaces.action_low, spaces.action_high)
         action, density = ((action - middle) / half).astype(np.float32), density + np.log(half).sum()
     else:
         action = (action - np.array(spaces.choice_starts or spaces.action_start)).astype(np.int32)
@@ -238,7 +231,7 @@ def write(path: Path, env: str, spaces: Spaces, t: Trajectory, log_prob_jt: np.n
     arrays = {name: getattr(rows, name).numpy()[:longest] for name in KINDS if name in Trajectory._fields}
     action, log_prob_jt = arrays["action"], np.asarray(log_prob_jt, np.float64)[:, :longest]
     if spaces.action_low:
-        middle, half = units(spaces)
+        middle, half = policies.units(spaces.action_low, spaces.action_high)
         action, log_prob_jt = middle + half * action, log_prob_jt - np.log(half).sum()
     else:
         action = action + np.array(spaces.choice_starts or spaces.action_start, np.int32)

@@ -65,6 +65,13 @@ def categorical(net: Net, actions: int, start: int = 0, dtype: tf.DType = tf.flo
     return remembering(policy, net, lambda params, y: head(y))
 
 
+def units(low: Sequence[float], high: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+    """(middle, half) [A]: the environment's action is middle + half times the policy's; 0 and 1 where an action has no finite bounds."""
+    bounds = np.asarray([low, high], np.float64)
+    below, above = np.where(np.isfinite(bounds).all(axis=0), bounds, [[-1.0], [1.0]])
+    return (below + above) / 2, (above - below) / 2
+
+
 def gaussian(
     net: Net,
     low: Sequence[float],
@@ -83,12 +90,9 @@ def gaussian(
 
     Args: net: [..., O] -> [..., A]; low, high: the A bounds, infinite where there is none.
     """
-    bounds = np.asarray([low, high], np.float64)
     actions = len(low)
-    bounded = np.isfinite(bounds).all(axis=0)
-    below, above = np.where(bounded, bounds, [[-1.0], [1.0]])
-    middle, half = tf.constant((below + above) / 2, dtype), tf.constant((above - below) / 2, dtype)
-    lowest, highest = (tf.constant(bound, dtype) for bound in bounds)
+    middle, half = (tf.constant(x, dtype) for x in units(low, high))
+    lowest, highest = (tf.constant(np.asarray(bound, np.float64), dtype) for bound in (low, high))
     first = initial_log_std if log_std_floor is None else log_std_floor + float(np.log(np.expm1(initial_log_std - log_std_floor)))
 
     def init(seed: tf.Tensor) -> Nest:
