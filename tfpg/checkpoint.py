@@ -15,7 +15,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfpg.errors import RunFault
+from tfpg.errors import Misfit, RunFault
 from tfpg.files import commit, numbered
 from tfpg.types import Nest
 
@@ -70,7 +70,7 @@ def read(path: Path, like: Nest) -> tuple[Nest, dict[str, Any]]:
     if counters["iteration"] != int(path.name) or not all(isinstance(count, (int, float)) for count in counters.values()):
         raise ValueError("its counters are not those that were written")
     if manifest["leaves"] != _describe(like):
-        raise RunFault(f"{path} holds another network or algorithm than the run's flags describe.")
+        raise Misfit(f"{path} holds another network or algorithm than the run's flags describe.")
     variables = [tf.Variable(tf.zeros_like(leaf), trainable=False) for leaf in tf.nest.flatten(like)]
     try:
         tf.train.Checkpoint(leaves=variables).read(str(path / "state")).assert_consumed()

@@ -13,5 +13,9 @@ class RunFault(RuntimeError):
     """A run directory cannot be read or written: which file, and why."""
 
 
+class Misfit(RunFault):
+    """A checkpoint is whole, but of another network or algorithm than the run's flags describe."""
+
+
 class Stopped(BaseException):
     """A signal came while nothing had to be saved any more."""

@@ -19,7 +19,7 @@ import tensorflow as tf
 from tfpg import build, checkpoint, demonstrations, engines, evaluate, report, workdir
 from tfpg.build import Setup
 from tfpg.config import Config
-from tfpg.errors import RunFault, Stopped, UsageError
+from tfpg.errors import Misfit, Stopped, UsageError
 from tfpg.export import export
 from tfpg.files import write_text
 from tfpg.learner import initial_state
@@ -90,10 +90,8 @@ class Run:
         kept = {"train": self.state, "carry": self.carry}
         try:
             kept, counters = checkpoint.latest(self.directory / "checkpoints", kept, repair)
-        except RunFault as error:
-            if "the run's flags" in str(error):
-                raise UsageError(f"{self.directory / 'run.flags'} does not fit its checkpoint: {error}") from None
-            raise
+        except Misfit as error:
+            raise UsageError(f"{self.directory / 'run.flags'} does not fit its checkpoint: {error}") from None
         self.counters = Counters(**counters)
         if not tf.nest.flatten(self.carry):
             self.begin()

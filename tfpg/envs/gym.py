@@ -16,13 +16,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tfpg.config import AUTORESETS
 from tfpg.errors import EnvironmentFault, UsageError
 from tfpg.types import Spaces
 
 TIME_LIMIT = 1000  # steps of an episode where the environment sets no limit: an evaluation must end
 PATIENCE = 2.0  # seconds that workers have to close their environments
 EXTRAS = {"box2d": "box2d", "mujoco": "mujoco", "ale": "atari", "pygame": "classic-control"}
-AUTORESETS = ("auto", "disabled", "same_step", "next_step")
 
 
 class Step(NamedTuple):
