@@ -64,6 +64,7 @@ FLOORS = {
         "report",
         "build",
         "engines",
+        "bound",
         "train",
         "workdir",
         "files",

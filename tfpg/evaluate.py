@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tfpg import trees
+from tfpg.bound import Bound, bind
 from tfpg.envs.gym import VectorEnvironment
 from tfpg.errors import EnvironmentFault
 from tfpg.learner import Learner, act, no_memory
@@ -47,13 +49,17 @@ def in_python(learner: Learner, jit: bool) -> Callable[[TrainState, VectorEnviro
 
     Each environment plays the same number of episodes (the first ones one more): taking whichever end first would favour short ones.
     """
-    choose = tf.function(lambda *given: greedy(learner, *given), jit_compile=jit, autograph=False)
+    bound: list[Bound] = []  # one, from the first evaluation on
+    choose = tf.function(lambda *given: greedy(learner, bound[0].now(), *given), jit_compile=jit, autograph=False)
 
     def evaluate(state: TrainState, environment: VectorEnvironment, n: int, episodes: int) -> np.ndarray:
+        if not bound:
+            bound.append(bind(state))
+        bound[0].use(state)
         left = np.array([episodes // n + (i < episodes % n) for i in range(n)])
         observation, total, returns, memory = environment.reset(), np.zeros(n), [], no_memory(learner.policy, n)
         while left.any():
-            action, memory = choose(state, observation, memory)
+            action, memory = choose(tf.constant(observation), memory)
             step = environment.step(action.numpy())
             require_finite("reward", step.reward[None])
             total += step.reward * step.valid
@@ -62,8 +68,7 @@ def in_python(learner: Learner, jit: bool) -> Callable[[TrainState, VectorEnviro
             left = left - (ended & (left > 0))
             total[ended] = 0.0
             observation = step.observation
-            if learner.policy.memory:
-                memory = tf.where((ended | ~step.valid)[:, None], tf.zeros_like(memory), memory)
+            memory = where_rows(ended | ~step.valid, trees.zeros_like(memory), memory)
         return np.array(returns)
 
     return evaluate

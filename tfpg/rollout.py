@@ -9,7 +9,9 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from tfpg import trees
 from tfpg.algorithms import whole_episodes
+from tfpg.bound import Bound, bind
 from tfpg.envs.gym import VectorEnvironment
 from tfpg.errors import EnvironmentFault
 from tfpg.learner import Learner, act, flat, no_memory, perceive
@@ -128,34 +130,6 @@ def require_finite(name: str, x_t: np.ndarray) -> None:
         raise EnvironmentFault(f"environment {i} gave {name} {x_t[t, i]} at step {t} of this iteration: it must be finite.")
 
 
-class Actor(tf.Module):
-    """A policy bound for acting step by step: its parameters and statistics as variables, its use as one compiled program.
-
-    `use(state)` takes in a training state; then `choose(observation [N, *shape], noise, memory) -> action, action in the environment's
-    units, memory`. Handing the whole state to every call would cost more than the call.
-    """
-
-    def __init__(self, learner: Learner, state: TrainState, n: int, shape: tuple[int, ...], jit: bool) -> None:
-        super().__init__()
-        self.leaves = [tf.Variable(leaf, trainable=False) for leaf in tf.nest.flatten((state.policy, state.observations))]
-
-        def choose(observation: tf.Tensor, noise: tf.Tensor, memory: Nest) -> tuple[tf.Tensor, tf.Tensor, Nest]:
-            values = [tf.convert_to_tensor(leaf) for leaf in self.leaves]
-            policy, observations = tf.nest.pack_sequence_as((state.policy, state.observations), values)
-            p, memory = act(learner, state._replace(policy=policy, observations=observations), observation, memory)
-            action = learner.policy.act(p, noise)
-            return action, learner.policy.to_env(action), memory
-
-        like = learner.policy.noise([n], tf.constant([0, 0]))
-        memory = tf.nest.map_structure(lambda x: tf.TensorSpec(x.shape, x.dtype), no_memory(learner.policy, n))
-        specs = tf.TensorSpec([n, *shape]), tf.TensorSpec(like.shape, like.dtype), memory
-        self.choose = tf.function(choose, jit_compile=jit, autograph=False).get_concrete_function(*specs)
-
-    def use(self, state: TrainState) -> None:
-        for variable, leaf in zip(self.leaves, tf.nest.flatten((state.policy, state.observations)), strict=True):
-            variable.assign(leaf)
-
-
 class Stream:
     """A vector environment in mid-stream: the observation it waits at, and of each row the running episode's length and return.
 
@@ -166,7 +140,7 @@ class Stream:
     def __init__(self, environment: VectorEnvironment, learner: Learner, n: int, horizon: int, jit: bool) -> None:
         self.environment, self.learner, self.n, self.horizon, self.jit = environment, learner, n, horizon, jit
         self.whole = whole_episodes(learner.algorithm)
-        self.actor: Actor | None = None
+        self.bound: Bound | None = None
         self.noise = tf.function(lambda seed: exploration(learner, horizon, n, seed), jit_compile=jit, autograph=False)
         self.score = tf.function(self._score, jit_compile=jit, autograph=False)
         self._restart()
@@ -177,11 +151,21 @@ class Stream:
         self.running: np.ndarray = np.zeros(self.n, np.float32)
         self.memory = no_memory(self.learner.policy, self.n)
 
-    def _bind(self, state: TrainState) -> Actor:
-        if self.actor is None:
-            self.actor = Actor(self.learner, state, self.n, self.environment.spaces.observation_shape, self.jit)
-        self.actor.use(state)
-        return self.actor
+    def _bind(self, state: TrainState) -> None:
+        """Takes in a training state; the first one also says what `choose` is compiled for."""
+        if self.bound is not None:
+            return self.bound.use(state)
+        self.bound = bind(state)
+        like, shape = self.learner.policy.noise([self.n], tf.constant([0, 0])), self.environment.spaces.observation_shape
+        memory = tf.nest.map_structure(lambda x: tf.TensorSpec(x.shape, x.dtype), self.memory)
+        specs = tf.TensorSpec([self.n, *shape]), tf.TensorSpec(like.shape, like.dtype), memory
+        self.choose = tf.function(self._choose, jit_compile=self.jit, autograph=False).get_concrete_function(*specs)
+
+    def _choose(self, observation: tf.Tensor, noise: tf.Tensor, memory: Nest) -> tuple[tf.Tensor, tf.Tensor, Nest]:
+        assert self.bound is not None
+        p, memory = act(self.learner, self.bound.now(), observation, memory)
+        action = self.learner.policy.act(p, noise)
+        return action, self.learner.policy.to_env(action), memory
 
     def _score(self, state: TrainState, observation_t: tf.Tensor, action_t: tf.Tensor, age_t: tf.Tensor, memory: Nest) -> tf.Tensor:
         seen = tf.reshape(perceive(self.learner, state, flat(observation_t)), [self.horizon, self.n, -1])
@@ -192,9 +176,10 @@ class Stream:
     def collect(self, state: TrainState, seed: tf.Tensor) -> tuple[Trajectory, Metrics]:
         if self.whole:
             self._restart()
-        actor, noise_t, alive, rows = self._bind(state), self.noise(seed).numpy(), np.ones(self.n, bool), []
+        self._bind(state)
+        noise_t, alive, rows = self.noise(seed).numpy(), np.ones(self.n, bool), []
         for t in range(self.horizon):
-            action, outside, memory = actor.choose(tf.constant(self.observation), tf.constant(noise_t[t]), self.memory)
+            action, outside, memory = self.choose(tf.constant(self.observation), tf.constant(noise_t[t]), self.memory)
             step = self.environment.step(outside.numpy())
             cut = self.whole & (t == self.horizon - 1)
             truncated = (step.truncated | (cut & ~step.terminated)) & step.valid
@@ -205,8 +190,7 @@ class Stream:
             self.age = np.where(ended, 0, self.age + step.valid).astype(np.int32)
             self.running = np.where(ended, 0, self.running).astype(np.float32)
             self.observation = step.observation
-            if self.learner.policy.memory:
-                self.memory = tf.where((ended | ~step.valid)[:, None], tf.zeros_like(memory), memory)
+            self.memory = where_rows(ended | ~step.valid, trees.zeros_like(memory), memory)
             alive = alive & ~(ended & self.whole)
         return self._assemble(state, rows)
 
