@@ -17,6 +17,7 @@ FLOORS = {
     1: [
         "trees",
         "masks",
+        "minibatches",
         "processes",
         "bellman",
         "objectives",

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-from tfpg import critics, gradients, models, trees
+from tfpg import critics, gradients, minibatches, models, trees
 from tfpg.learner import Fit, Learner
 from tfpg.types import Nest
 
@@ -14,26 +14,18 @@ def by_minibatches(
 ) -> tuple[Nest, Nest]:
     """Descends `loss(phi, (data, share) of a minibatch)` over shuffled minibatches, whose shares sum to 1.
 
-    A remainder of fewer than `minibatches` samples sits out each pass, another one each time.
     Args: data: nest of [M, ...]; share [M]. Returns: phi and the optimiser's memory.
     """
-    samples, count = share.shape[0], fit.minibatches
-    size = samples // count
 
-    def step(k: tf.Tensor, phi: Nest, memory: Nest, order: tf.Tensor) -> tuple[tf.Tensor, Nest, Nest, tf.Tensor]:
-        own = tf.nest.map_structure(lambda x: tf.gather(x, order[k]), (data, share))
+    def step(rows: tf.Tensor, carry: Nest) -> Nest:
+        phi, memory = carry
+        own = tf.nest.map_structure(lambda x: tf.gather(x, rows), (data, share))
         w = own[1] / tf.maximum(tf.reduce_sum(own[1]), 1e-12)
         _, slope = gradients.gradient(lambda phi: -loss(phi, (own[0], w)), phi)
         increment, memory = fit.optimizer.update(slope, memory)
-        return k + 1, trees.axpy(1.0, increment, phi), memory, order
+        return trees.axpy(1.0, increment, phi), memory
 
-    def epoch(e: tf.Tensor, phi: Nest, memory: Nest) -> tuple[tf.Tensor, Nest, Nest]:
-        noise = tf.random.stateless_uniform([samples], tf.random.experimental.stateless_fold_in(seed, e))
-        order = tf.reshape(tf.argsort(noise)[: count * size], [count, size])
-        _, phi, memory, _ = tf.while_loop(lambda k, *_: k < count, step, (tf.constant(0), phi, memory, order))
-        return e + 1, phi, memory
-
-    return tf.while_loop(lambda e, *_: e < fit.epochs, epoch, (tf.constant(0), params, memory))[1:]
+    return minibatches.passes(step, (params, memory), share.shape[0], fit.epochs, fit.minibatches, seed)
 
 
 def fit_critic(

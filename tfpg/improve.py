@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from tfpg import linalg, trees, trust_region
+from tfpg import linalg, minibatches, trees, trust_region
 from tfpg.types import Nest, Optimizer, Problem
 
 
@@ -57,28 +57,19 @@ def epochs(problem: Problem, params: Nest, memory: Nest, settings: Settings, pac
     """`ascend` on each of `minibatches` shuffled parts of the batch, `epochs` times over.
 
     An update is refused, and counted, where the effective share of the batch at theta is below `least_overlap`: the data then say too
-    little about the policy that is to be improved. A remainder of fewer than `minibatches` units sits out each pass, another each time.
+    little about the policy that is to be improved.
     """
-    count = settings.minibatches
-    size = problem.units // count
 
-    def step(k: tf.Tensor, theta: Nest, memory: Nest, order: tf.Tensor, refused: tf.Tensor, least: tf.Tensor) -> tuple[Any, ...]:
-        part = problem.part(order[k])
-        better, after, _ = ascend(part, theta, memory, settings, pace, seed)
+    def step(rows: tf.Tensor, carry: Nest) -> Nest:
+        theta, memory, refused, least = carry
+        better, after, _ = ascend(problem.part(rows), theta, memory, settings, pace, seed)
         overlap = tf.cast(problem.overlap(theta), tf.float32)
         usable = overlap >= settings.least_overlap
         theta, memory = trees.select(usable, (better, after), (theta, memory))
-        return k + 1, theta, memory, order, refused + tf.cast(~usable, tf.float32), tf.minimum(least, overlap)
+        return theta, memory, refused + tf.cast(~usable, tf.float32), tf.minimum(least, overlap)
 
-    def epoch(e: tf.Tensor, theta: Nest, memory: Nest, refused: tf.Tensor, least: tf.Tensor) -> tuple[Any, ...]:
-        noise = tf.random.stateless_uniform([problem.units], tf.random.experimental.stateless_fold_in(seed, e))
-        order = tf.reshape(tf.argsort(noise)[: count * size], [count, size])
-        start = (tf.constant(0), theta, memory, order, refused, least)
-        _, theta, memory, _, refused, least = tf.while_loop(lambda k, *_: k < count, step, start)
-        return e + 1, theta, memory, refused, least
-
-    start = (tf.constant(0), params, memory, tf.constant(0.0), tf.constant(1.0))
-    _, theta, memory, refused, least = tf.while_loop(lambda e, *_: e < settings.epochs, epoch, start)
+    start = (params, memory, tf.constant(0.0), tf.constant(1.0))
+    theta, memory, refused, least = minibatches.passes(step, start, problem.units, settings.epochs, settings.minibatches, seed)
     moved = trees.norm(trees.axpy(-1.0, params, theta))
     info = {"gradient_norm": trees.norm(problem.gradient(params)), "step_size": moved, "refused": refused, "overlap": least}
     return theta, memory, info
