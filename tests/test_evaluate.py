@@ -39,7 +39,7 @@ def test_python_engines_play_equally_many_episodes_each(engine, monkeypatch):
     monkeypatch.setitem(sys.modules, "envpool", corridor.envpool())
     learner, state = constant_policy(1)
     environment = gym.ENGINES[engine](corridor.ID, 3, 0)
-    returns = evaluate.in_python(learner, jit=False)(state, environment, 3, 8)
+    returns = evaluate.in_python(learner)(state, environment, 3, 8)
     one = [sum(corridor.reward(k, 1) for k in range(min(length, corridor.LIMIT))) for length in corridor.LENGTHS]
     np.testing.assert_allclose(sorted(returns), sorted([one[0]] * 3 + [one[1]] * 3 + [one[2]] * 2), rtol=1e-5)
 
@@ -90,7 +90,7 @@ def test_memory_lasts_an_episode_and_no_longer_in_python(engine, monkeypatch):
     monkeypatch.setitem(sys.modules, "envpool", corridor.envpool())
     learner, state = counting_policy()
     environment = gym.ENGINES[engine](corridor.ID, 3, 0)
-    returns = evaluate.in_python(learner, jit=False)(state, environment, 3, 9)
+    returns = evaluate.in_python(learner)(state, environment, 3, 9)
     np.testing.assert_allclose(sorted(returns), sorted(3 * RETURNS), rtol=1e-5)
 
 

@@ -57,7 +57,7 @@ def test_actions_are_those_of_the_training_time_policy_to_the_bit(exported):
     assert len(np.unique(action.numpy(), axis=0)) > 1
     for i in range(len(x)):
         one = loaded.signatures["serving_default"](observation=tf.constant(x[i : i + 1]))["action"]
-        np.testing.assert_allclose(one[0], action[i], rtol=1e-6)
+        np.testing.assert_allclose(one[0], action[i], rtol=1e-6, atol=1e-6)  # a product of one row sums in another order
 
 
 def test_distribution_gives_its_parameters(exported):

@@ -65,7 +65,7 @@ FLOORS = {
         "report",
         "build",
         "engines",
-        "bound",
+        "acting",
         "train",
         "workdir",
         "files",

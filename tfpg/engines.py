@@ -105,7 +105,7 @@ def python_engine(config: Config, name: str, learner: Learner, time_limit: int) 
     """Collecting step by step in Python, updating in one compiled program. The environments open at the first iteration after `begin`."""
     n, horizon = _sizes(config, "python", time_limit)
     update = tf.function(make_update(learner), jit_compile=config.jit, autograph=False)
-    play, streams = evaluate.in_python(learner, config.jit), list[Stream]()
+    play, streams = evaluate.in_python(learner), list[Stream]()
 
     begun_with: list[tf.Tensor] = []
 

@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfpg import trees
-from tfpg.bound import Bound, bind
+from tfpg import acting
 from tfpg.envs.gym import VectorEnvironment
 from tfpg.errors import EnvironmentFault
 from tfpg.learner import Learner, act, no_memory
@@ -44,23 +43,23 @@ def in_graph(environment: Environment, learner: Learner, episodes: int) -> Calla
     return evaluate
 
 
-def in_python(learner: Learner, jit: bool) -> Callable[[TrainState, VectorEnvironment, int, int], np.ndarray]:
+def in_python(learner: Learner) -> Callable[[TrainState, VectorEnvironment, int, int], np.ndarray]:
     """evaluate(state, environment, n, episodes) -> undiscounted returns [episodes] of n environments.
 
     Each environment plays the same number of episodes (the first ones one more): taking whichever end first would favour short ones.
     """
-    bound: list[Bound] = []  # one, from the first evaluation on
-    choose = tf.function(lambda *given: greedy(learner, bound[0].now(), *given), jit_compile=jit, autograph=False)
+    programs: dict[int, Callable[[TrainState], acting.Call]] = {}
 
     def evaluate(state: TrainState, environment: VectorEnvironment, n: int, episodes: int) -> np.ndarray:
-        if not bound:
-            bound.append(bind(state))
-        bound[0].use(state)
+        observation, memory = environment.reset(), acting.no_memory(learner.policy, n)
+        if n not in programs:
+            programs[n] = acting.program(lambda *given: greedy(learner, *given), state, observation, *memory)
+        choose = programs[n](state)
         left = np.array([episodes // n + (i < episodes % n) for i in range(n)])
-        observation, total, returns, memory = environment.reset(), np.zeros(n), [], no_memory(learner.policy, n)
+        total, returns = np.zeros(n), []
         while left.any():
-            action, memory = choose(tf.constant(observation), memory)
-            step = environment.step(action.numpy())
+            action, *memory = choose(observation, *memory)
+            step = environment.step(action)
             require_finite("reward", step.reward[None])
             total += step.reward * step.valid
             ended = (step.terminated | step.truncated) & step.valid
@@ -68,7 +67,7 @@ def in_python(learner: Learner, jit: bool) -> Callable[[TrainState, VectorEnviro
             left = left - (ended & (left > 0))
             total[ended] = 0.0
             observation = step.observation
-            memory = where_rows(ended | ~step.valid, trees.zeros_like(memory), memory)
+            memory = acting.keep(step.valid & ~ended, memory)
         return np.array(returns)
 
     return evaluate

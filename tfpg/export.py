@@ -16,7 +16,6 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from tfpg.bound import bind
 from tfpg.encoding import encode
 from tfpg.errors import RunFault
 from tfpg.files import commit, numbered
@@ -31,13 +30,18 @@ class Actor(tf.Module):
 
     def __init__(self, learner: Learner, state: TrainState, spaces: Spaces) -> None:
         super().__init__()
-        bound = bind(state)
-        self.leaves = bound.leaves
+        used = (state.policy, state.observations)
+        self.leaves = [tf.Variable(leaf, trainable=False) for leaf in tf.nest.flatten(used)]
         seed = tf.TensorSpec([None, 2], tf.int32, "seed")
         inputs = observation_inputs(spaces)
         if learner.policy.memory:
             inputs["memory"] = tf.TensorSpec([None, learner.policy.memory], tf.float32, "memory")
-        look = _look(learner, bound.now, inputs, spaces)
+
+        def now() -> TrainState:
+            policy, observations = tf.nest.pack_sequence_as(used, [tf.convert_to_tensor(leaf) for leaf in self.leaves])
+            return state._replace(policy=policy, observations=observations)
+
+        look = _look(learner, now, inputs, spaces)
         self.uses = {
             "serving_default": tf.function(_greedy(learner, look)).get_concrete_function(**inputs),
             "sample": tf.function(_sample(learner, look)).get_concrete_function(**inputs, seed=seed),

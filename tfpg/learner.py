@@ -81,7 +81,7 @@ def perceive(learner: Learner, state: TrainState, observation: tf.Tensor) -> tf.
     return tf.reshape(normal, [-1, width])
 
 
-def act(learner: Learner, state: TrainState, observation: tf.Tensor, memory: Nest) -> tuple[dict[str, tf.Tensor], Nest]:
+def act(learner: Learner, state: TrainState, observation: tf.Tensor, memory: Nest = ()) -> tuple[dict[str, tf.Tensor], Nest]:
     """Raw observations [N, *shape] and what the policy remembers -> the action distribution's parameters, and the new memory.
 
     A policy without memory has () for it.

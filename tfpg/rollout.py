@@ -9,9 +9,8 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from tfpg import trees
+from tfpg import acting
 from tfpg.algorithms import whole_episodes
-from tfpg.bound import Bound, bind
 from tfpg.envs.gym import VectorEnvironment
 from tfpg.errors import EnvironmentFault
 from tfpg.learner import Learner, act, flat, no_memory, perceive
@@ -140,7 +139,7 @@ class Stream:
     def __init__(self, environment: VectorEnvironment, learner: Learner, n: int, horizon: int, jit: bool) -> None:
         self.environment, self.learner, self.n, self.horizon, self.jit = environment, learner, n, horizon, jit
         self.whole = whole_episodes(learner.algorithm)
-        self.bound: Bound | None = None
+        self.use: Callable[[TrainState], acting.Call] | None = None
         self.noise = tf.function(lambda seed: exploration(learner, horizon, n, seed), jit_compile=jit, autograph=False)
         self.score = tf.function(self._score, jit_compile=jit, autograph=False)
         self._restart()
@@ -149,48 +148,39 @@ class Stream:
         self.observation = self.environment.reset()
         self.age: np.ndarray = np.zeros(self.n, np.int32)
         self.running: np.ndarray = np.zeros(self.n, np.float32)
-        self.memory = no_memory(self.learner.policy, self.n)
+        self.memory = acting.no_memory(self.learner.policy, self.n)
 
-    def _bind(self, state: TrainState) -> None:
-        """Takes in a training state; the first one also says what `choose` is compiled for."""
-        if self.bound is not None:
-            return self.bound.use(state)
-        self.bound = bind(state)
-        like, shape = self.learner.policy.noise([self.n], tf.constant([0, 0])), self.environment.spaces.observation_shape
-        memory = tf.nest.map_structure(lambda x: tf.TensorSpec(x.shape, x.dtype), self.memory)
-        specs = tf.TensorSpec([self.n, *shape]), tf.TensorSpec(like.shape, like.dtype), memory
-        self.choose = tf.function(self._choose, jit_compile=self.jit, autograph=False).get_concrete_function(*specs)
-
-    def _choose(self, observation: tf.Tensor, noise: tf.Tensor, memory: Nest) -> tuple[tf.Tensor, tf.Tensor, Nest]:
-        assert self.bound is not None
-        p, memory = act(self.learner, self.bound.now(), observation, memory)
+    def _choose(self, state: TrainState, observation: tf.Tensor, noise: tf.Tensor, *memory: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, Nest]:
+        p, after = act(self.learner, state, observation, *memory)
         action = self.learner.policy.act(p, noise)
-        return action, self.learner.policy.to_env(action), memory
+        return action, self.learner.policy.to_env(action), after
 
-    def _score(self, state: TrainState, observation_t: tf.Tensor, action_t: tf.Tensor, age_t: tf.Tensor, memory: Nest) -> tf.Tensor:
+    def _score(self, state: TrainState, observation_t: tf.Tensor, action_t: tf.Tensor, age_t: tf.Tensor, *memory: tf.Tensor) -> tf.Tensor:
         seen = tf.reshape(perceive(self.learner, state, flat(observation_t)), [self.horizon, self.n, -1])
         policy = self.learner.policy
-        p = policy.parameters(state.policy, seen if policy.advance is None else (seen, age_t == 0, memory[None]))
+        p = policy.parameters(state.policy, seen if policy.advance is None else (seen, age_t == 0, memory[0][None]))
         return policy.distribution(p).log_prob(action_t)
 
     def collect(self, state: TrainState, seed: tf.Tensor) -> tuple[Trajectory, Metrics]:
         if self.whole:
             self._restart()
-        self._bind(state)
         noise_t, alive, rows = self.noise(seed).numpy(), np.ones(self.n, bool), []
+        if self.use is None:
+            self.use = acting.program(self._choose, state, self.observation, noise_t[0], *self.memory)
+        choose = self.use(state)
         for t in range(self.horizon):
-            action, outside, memory = self.choose(tf.constant(self.observation), tf.constant(noise_t[t]), self.memory)
-            step = self.environment.step(outside.numpy())
+            action, outside, *memory = choose(self.observation, noise_t[t], *self.memory)
+            step = self.environment.step(outside)
             cut = self.whole & (t == self.horizon - 1)
             truncated = (step.truncated | (cut & ~step.terminated)) & step.valid
             self.running = self.running + step.reward * step.valid
             valid = step.valid & alive
-            rows.append((self.observation, action.numpy(), step, truncated, valid, self.age, self.running, self.memory, memory))
+            rows.append((self.observation, action, step, truncated, valid, self.age, self.running, self.memory, memory))
             ended = step.terminated | truncated
             self.age = np.where(ended, 0, self.age + step.valid).astype(np.int32)
             self.running = np.where(ended, 0, self.running).astype(np.float32)
             self.observation = step.observation
-            self.memory = where_rows(ended | ~step.valid, trees.zeros_like(memory), memory)
+            self.memory = acting.keep(step.valid & ~ended, memory)
             alive = alive & ~(ended & self.whole)
         return self._assemble(state, rows)
 
@@ -201,8 +191,8 @@ class Stream:
         for name, x_t in (("reward", reward), ("observation", observation_t.numpy()), ("next observation", following)):
             require_finite(name, x_t)
         age_t = tf.constant(np.stack(age))
-        log_prob_t = self.score(state, observation_t, action_t, age_t, memory[0])
+        log_prob_t = self.score(state, observation_t, action_t, age_t, *memory[0])
         facts = map(tf.constant, (reward, following, terminated, np.stack(truncated), np.stack(valid), age_t))
-        remembered = (tf.stack(memory), tf.stack(after)) if self.learner.policy.memory else ((), ())
+        remembered = [tf.constant(np.stack(x)[:, 0]) if self.learner.policy.memory else () for x in (memory, after)]
         record = Trajectory(observation_t, action_t, log_prob_t, *facts)._replace(memory=remembered[0], next_memory=remembered[1])
         return record, summarise(record, tf.constant(np.stack(running)))
