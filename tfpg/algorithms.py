@@ -89,6 +89,16 @@ def in_columns(row: Algorithm) -> bool:
     return row.surrogate in (*WEIGHTS, "guided")
 
 
+def weighs_wholes(row: Algorithm) -> bool:
+    """Whether trajectories are weighed as wholes, each held against the others of the batch."""
+    return row.surrogate in WEIGHTS[:3]
+
+
+def needs_others(row: Algorithm) -> bool:
+    """Whether the baseline of a trajectory is made of the others of the batch."""
+    return row.baseline in ("leave_one_out", "time_mean", "optimal", "optimal_per_parameter") or row[:2] == ("return", "mean")
+
+
 def varied(row: Algorithm, psi: str, baseline: str, critic: str, weights: str) -> Algorithm:
     """A row with words of its own choice; an empty word stands for the row's, or for what the other words leave possible."""
     psi = psi or row.psi

@@ -230,12 +230,11 @@ def _check_fitting(config: Config, row: Algorithm) -> None:
             )
         if config.algo == "pathwise" or (algorithms.needs_critic(row) and algorithms.fits_q(row)):
             raise UsageError("--network=gru goes with critics of V only: --critic=td, lambda or monte_carlo, and not with pathwise.")
-    if config.envs == 1 and row.surrogate in WEIGHTS[:3]:
+    if config.envs == 1 and algorithms.weighs_wholes(row):
         raise UsageError("--envs=1 leaves the weights of whole trajectories nothing to be held against: --envs=2 or more is allowed.")
     if config.envs == 1 and config.whiten and row.psi == "return":
         raise UsageError("--whiten makes the return of a single trajectory 0: --envs=2 or more is allowed with it, not --envs=1.")
-    alone = row.baseline in ("leave_one_out", "time_mean", "optimal", "optimal_per_parameter") or row[:2] == ("return", "mean")
-    if alone and config.envs == 1:
+    if config.envs == 1 and algorithms.needs_others(row):
         raise UsageError(f"--baseline={row.baseline} needs other trajectories: --envs=2 or more is allowed, not --envs=1.")
     if row.baseline == "optimal_per_parameter" and (config.whiten or config.entropy_bonus):
         name, off = ("whiten", "false") if config.whiten else ("entropy_bonus", "0")

@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfpg import demonstrations, evaluate
-from tfpg.algorithms import WEIGHTS, needs_critic, whole_episodes
+from tfpg.algorithms import needs_critic, needs_others, weighs_wholes, whole_episodes
 from tfpg.config import Config
 from tfpg.envs import IN_GRAPH
 from tfpg.envs.gym import ENGINES, VectorEnvironment
@@ -143,9 +143,9 @@ def _check_company(config: Config, episodes: int) -> None:
     row, name = config.row(), f"--demonstrations={config.demonstrations} holds a single episode"
     if episodes > 1:
         return
-    if row.surrogate in WEIGHTS[:3]:
+    if weighs_wholes(row):
         raise UsageError(f"{name}, which leaves --weights={row.surrogate} nothing to hold it against: a file of two or more is allowed.")
-    if row.baseline in ("leave_one_out", "time_mean", "optimal", "optimal_per_parameter") or row[:2] == ("return", "mean"):
+    if needs_others(row):
         raise UsageError(f"{name}, and --baseline={row.baseline} needs others: a file of two or more is allowed, or --baseline=none.")
     if config.whiten and row.psi == "return":
         raise UsageError(f"{name}, whose return --whiten makes 0: a file of two or more is allowed, or --whiten=false.")
