@@ -21,6 +21,7 @@ def settled_values(reward, transition, pi):
     eta, h, now = mu @ r_pi, np.zeros(len(mu)), r_pi
     for _ in range(100):
         h, now = h + now - eta, chain.T @ now
+    h -= mu @ h  # a sum of terms with mu . r_pi - eta = 0, but for rounding, which differences would magnify
     q = np.array([[reward[s, a] - eta + transition[s, a] @ h for a in range(reward.shape[1])] for s in range(len(mu))])
     return eta, h, q
 
