@@ -190,7 +190,8 @@ def test_spaces_and_time_limit_are_gymnasium_s(name):
 @pytest.mark.parametrize("name", IN_GRAPH)
 def test_resets_depend_on_the_seed_and_rows_differ(name):
     environment = IN_GRAPH[name]()
-    first, again, other = (np.array(environment.reset(50, tf.constant(seed))) for seed in ([1, 2], [1, 2], [1, 3]))
+    states = [environment.reset(50, tf.constant(seed)) for seed in ([1, 2], [1, 2], [1, 3])]
+    first, again, other = (np.concatenate([np.reshape(x, [50, -1]) for x in tf.nest.flatten(state)], axis=1) for state in states)
     np.testing.assert_array_equal(first, again)
     if first.dtype.kind == "f":
         drawn = first.std(axis=0) > 0
@@ -219,7 +220,8 @@ def test_a_batch_keeps_its_shapes_and_types(name, n, dtype, mode, rng):
     state = mode(lambda seed: environment.reset(n, seed))(tf.constant([1, 2]))
     action = some_actions(environment, n, dtype, rng)
     after, reward, terminated = mode(environment.step)(state, action, tf.constant([3, 4]))
-    assert (after.shape, after.dtype) == (state.shape, state.dtype)
+    for x, y in zip(tf.nest.flatten(after), tf.nest.flatten(state), strict=True):
+        assert (x.shape, x.dtype) == (y.shape, y.dtype)
     assert (reward.shape, reward.dtype) == ([n], dtype)
     assert (terminated.shape, terminated.dtype) == ([n], tf.bool)
     for x in (state, after):
@@ -236,8 +238,9 @@ def test_steps_repeat_and_rows_do_not_mix(name, rng):
     first, again, other = (environment.step(state, action, tf.constant(s)) for s in ([3, 4], [3, 4], [3, 5]))
     tf.nest.map_structure(np.testing.assert_array_equal, first, again)
     certain = name != "tfpg/Tabular-v0"
-    assert np.array_equal(first[0], other[0]) == certain
+    assert all(np.array_equal(x, y) for x, y in zip(*map(tf.nest.flatten, (first[0], other[0])), strict=True)) == certain
     if certain:
-        rows = [environment.step(state[i : i + 1], action[i : i + 1], seed) for i in range(n)]
+        alone = [tf.nest.map_structure(lambda x: x[i : i + 1], state) for i in range(n)]  # noqa: B023
+        rows = [environment.step(alone[i], action[i : i + 1], seed) for i in range(n)]
         together = tf.nest.map_structure(lambda *x: tf.concat(x, axis=0), *rows)
         tf.nest.map_structure(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-14, atol=1e-15), together, first)

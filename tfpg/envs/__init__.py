@@ -1,6 +1,6 @@
 """Environments in pure TensorFlow, by the gymnasium id whose physics they follow; those named tfpg/.. are the project's own."""
 
-from tfpg.envs import acrobot, cartpole, lqr, masked_cartpole, mountain_car, pendulum, tabular
+from tfpg.envs import acrobot, cartpole, deeprm, lqr, masked_cartpole, mountain_car, pendulum, tabular
 
 IN_GRAPH = {
     "CartPole-v1": cartpole.make,
@@ -11,4 +11,5 @@ IN_GRAPH = {
     "tfpg/LQR-v0": lqr.make,
     "tfpg/Tabular-v0": tabular.make,
     "tfpg/MaskedCartPole-v1": masked_cartpole.make,
+    "tfpg/DeepRM-v0": deeprm.make,
 }

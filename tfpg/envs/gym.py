@@ -106,6 +106,8 @@ def _probe(name: str, arguments: dict[str, Any]) -> tuple[Any, Any, dict[str, An
     """Observation space and action space of an environment, and its arguments, with TIME_LIMIT where it has no limit of its own."""
     import gymnasium
 
+    if name.startswith("tfpg/"):
+        import tfpg.envs.registered  # noqa: F401
     try:
         env = gymnasium.make(name, **arguments)
     except (Exception, SystemExit) as error:
