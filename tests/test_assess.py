@@ -6,6 +6,7 @@ import tensorflow as tf
 from learners import GAMMA, LAMBDA, SEED, STEPS, N, T, assert_equal, episodes, fill_padding, make, prepare, trajectory
 
 from tfpg import algorithms, gradients, trees
+from tfpg import assess as assess_forms
 from tfpg.assess import assess
 from tfpg.learner import flat
 from tfpg.types import Policy
@@ -316,6 +317,18 @@ def test_padding_reaches_no_part_of_an_assessment(changes, rng):
     clean = run(fill_padding(t, 0.0))
     assert_equal(run(fill_padding(t, np.nan)), clean)
     assert all(np.isfinite(leaf.numpy()).all() for leaf in tf.nest.flatten(clean._asdict()) if hasattr(leaf, "numpy"))
+
+
+@pytest.mark.parametrize("forms", [assess_forms.PER_STEP, assess_forms.PER_TRAJECTORY], ids=["togo", "return"])
+def test_a_group_s_baseline_is_made_of_its_own_trajectories(forms, mode, rng):
+    """That of six columns in groups of three is that of each three by themselves; a group of one is none at all."""
+    return_t, mask_t = tf.constant(rng.normal(size=[T, 6])), tf.constant(np.arange(T)[:, None] < [7, 4, 5, 2, 6, 3])
+    for form in forms.values():
+        found = mode(lambda form=form: assess_forms.by_groups(form, return_t, mask_t, 3))()
+        halves = [form(return_t[:, half], mask_t[:, half]) for half in (slice(0, 3), slice(3, 6))]
+        np.testing.assert_allclose(found, tf.concat(halves, axis=1), rtol=1e-12)
+        np.testing.assert_array_equal(assess_forms.by_groups(form, return_t, mask_t, 1), form(return_t, mask_t))
+        assert np.abs(found - form(return_t, mask_t)).max() > 0.01
 
 
 def test_what_a_batch_holds_is_data(rng):

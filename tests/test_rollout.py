@@ -209,3 +209,17 @@ def test_cartpole_of_every_engine_keeps_its_own_physics(engine):
     outside = np.abs(trajectory.next_observation.numpy()[..., [0, 2]]) > [cartpole.X_LIMIT, cartpole.ANGLE_LIMIT]
     np.testing.assert_array_equal(trajectory.terminated.numpy()[mask], outside.any(-1)[mask])
     assert int(metrics["episodes"]) > 3
+
+
+def test_a_group_begins_alike_and_acts_apart():
+    """Groups of two: the same start within, different ones between; actions are drawn for each environment by itself."""
+    environment = cartpole.make()
+    config = Config(algo="reinforce_togo", baseline="time_mean", hidden="8", group=2)
+    learner = build.make_learner(config, environment.spaces)
+    state, run = initial_state(learner, SEED), tf.function(rollout.make_collect(environment, learner, 8, T))
+    for i in range(2):
+        _, trajectory, _ = run(state, rollout.start(environment, learner, 8, SEED), SEED + i)
+        first = trajectory.observation[0].numpy()
+        np.testing.assert_array_equal(first[::2], first[1::2])
+        assert len(np.unique(first[::2, 0])) == 4
+        assert not np.array_equal(trajectory.action[:, ::2], trajectory.action[:, 1::2])

@@ -62,6 +62,9 @@ BASELINES = ("none", "mean", "leave_one_out", "moving_average", "time_mean", "op
 CRITICS = ("monte_carlo", "sarsa", "q_learning", "td", "lambda")
 WEIGHTS = ("trajectory", "causal", "drop_future", "first_order")
 
+GROUPED = ("mean", "leave_one_out", "time_mean")
+"""Baselines that are made of the other trajectories of a group."""
+
 WHOLE = ("return", "togo")
 """Members of psi that need whole episodes; the others do with chunks of them."""
 

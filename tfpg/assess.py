@@ -154,22 +154,28 @@ def _optimal(s: Scores) -> tf.Tensor:
     return baselines.optimal_togo_leave_one_out(size, along)[:, 0]
 
 
-def per_trajectory(learner: Learner, seen: View, estimate_t: tf.Tensor) -> dict[str, Callable[[], tf.Tensor]]:
-    """Baselines of R(tau), by name -> b_t [T, N]   (PG-41, PG-42)."""
-    return_i = returns.total_return(seen.t.reward, learner.horizon.gamma, seen.mask)
-    return {
-        "mean": lambda: baselines.every_step(baselines.mean(return_i), seen.mask),
-        "leave_one_out": lambda: baselines.every_step(baselines.leave_one_out(return_i), seen.mask),
-    }
+PER_TRAJECTORY: dict[str, Callable[[tf.Tensor, tf.Tensor], tf.Tensor]] = {
+    "mean": lambda return_t, mask_t: baselines.every_step(baselines.mean(return_t[0]), mask_t),
+    "leave_one_out": lambda return_t, mask_t: baselines.every_step(baselines.leave_one_out(return_t[0]), mask_t),
+}
+"""Baselines of R(tau), which is the same at every step: return_t, mask_t [T, N] -> b_t [T, N]   (PG-41, PG-42)."""
+
+PER_STEP: dict[str, Callable[[tf.Tensor, tf.Tensor], tf.Tensor]] = {
+    "mean": baselines.pooled,
+    "leave_one_out": baselines.time_leave_one_out,
+    "time_mean": baselines.time_mean,
+}
+"""Baselines of G_t, likewise   (PG-132, PG-49)."""
 
 
-def per_step(learner: Learner, seen: View, estimate_t: tf.Tensor) -> dict[str, Callable[[], tf.Tensor]]:
-    """Baselines of G_t, by name -> b_t [T, N]   (PG-132, PG-49)."""
-    return {
-        "mean": lambda: baselines.pooled(estimate_t, seen.mask),
-        "leave_one_out": lambda: baselines.time_leave_one_out(estimate_t, seen.mask),
-        "time_mean": lambda: baselines.time_mean(estimate_t, seen.mask),
-    }
+def by_groups(form: Callable[[tf.Tensor, tf.Tensor], tf.Tensor], return_t: tf.Tensor, mask_t: tf.Tensor, group: int) -> tf.Tensor:
+    """b_t [T, N] of each group of `group` neighbours by itself; with 1 there are no groups, and b_t is made of all."""
+    if group == 1:
+        return form(return_t, mask_t)
+    steps, n = mask_t.shape
+    apart = [tf.transpose(tf.reshape(x, [steps, n // group, group]), [1, 0, 2]) for x in (return_t, mask_t)]
+    b = tf.map_fn(lambda own: form(*own), apart, fn_output_signature=return_t.dtype)  # [N / group, T, group]
+    return tf.reshape(tf.transpose(b, [1, 0, 2]), [steps, n])
 
 
 def baseline(
@@ -194,8 +200,8 @@ def baseline(
             return baselines.every_step(_optimal(s), seen.mask), state.average, None
         g = tf.reduce_mean(s.c - baselines.optimal_togo_leave_one_out(s.g, s.c) * s.g, axis=0)
         return zero_t, state.average, trees.unflatten(g, state.policy)
-    forms = per_trajectory if learner.algorithm.psi == "return" else per_step
-    return forms(learner, seen, estimate_t)[kind](), state.average, None
+    forms = PER_TRAJECTORY if learner.algorithm.psi == "return" else PER_STEP
+    return by_groups(forms[kind], estimate_t, seen.mask, learner.group), state.average, None
 
 
 def estimate(learner: Learner, seen: View, c: Critique) -> tf.Tensor:

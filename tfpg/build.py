@@ -1,5 +1,6 @@
 """From a Config to what runs: the learner that its flags describe, and the engine that turns an iteration."""
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -8,13 +9,18 @@ from tfpg import nets, normalizers, optimizers, policies, values
 from tfpg.algorithms import fits_q, needs_critic
 from tfpg.config import Config, configured
 from tfpg.engines import Engine, file_engine, graph_engine, open_graph, open_python, python_engine
-from tfpg.envs import IN_GRAPH
+from tfpg.envs import IN_GRAPH, deeprm
 from tfpg.errors import UsageError
 from tfpg.improve import Settings
 from tfpg.learner import Fit, Learner, Objective
 from tfpg.types import Horizon, Net, Optimizer, Policy, Spaces, Value
 
-OPTIMIZERS = {"adam": optimizers.adam, "sgd": optimizers.sgd, "rmsprop": optimizers.rmsprop}
+OPTIMIZERS: dict[str, Callable[[float], Optimizer]] = {
+    "adam": optimizers.adam,
+    "sgd": optimizers.sgd,
+    "rmsprop": optimizers.rmsprop,
+    "rmsprop_inside": functools.partial(optimizers.rmsprop, epsilon=1e-9, inside=True),
+}
 
 
 class Setup(NamedTuple):
@@ -29,9 +35,21 @@ def make_net(config: Config, shape: tuple[int, ...], extra: int, outputs: int, l
     """The network that --network names, from flattened observations (and `extra` numbers beside them) to `outputs` numbers."""
     if config.network == "cnn":
         return nets.keras_cnn(shape, outputs, last_gain)
+    if config.network == "deeprm":
+        return make_deeprm_net(config, extra, outputs, last_gain)
     kinds: dict[str, Callable[..., Net]] = {"mlp": nets.mlp, "keras": nets.keras_mlp, "gru": nets.gru if recurrent else nets.mlp}
     sizes = [math.prod(shape) + extra, *config.hidden_widths(), outputs]
     return kinds[config.network](sizes, config.activation, last_gain=last_gain)
+
+
+def make_deeprm_net(config: Config, extra: int, outputs: int, last_gain: float) -> Net:
+    """A perceptron of the images that DeepRM's codes stand for. Raises: UsageError for other observations."""
+    if config.env != deeprm.NAME or config.arguments().get("view") != "code" or extra:
+        raise UsageError(f"--network=deeprm reads --env={deeprm.NAME} with --env_arguments=view=code, and a critic of V goes with it.")
+    cluster = deeprm.Cluster()
+    sizes = [cluster.window * cluster.width, *config.hidden_widths(), outputs]
+    first = functools.partial(deeprm.first_layer, cluster=cluster)
+    return nets.mlp(sizes, config.activation, last_gain=last_gain, first=first)
 
 
 def make_policy(config: Config, spaces: Spaces) -> Policy:
@@ -135,6 +153,7 @@ def make_learner(config: Config, spaces: Spaces) -> Learner:
         horizon=Horizon(config.discount, config.gae_lambda, config.n_steps),
         fisher_block=config.fisher_block,
         noise_repeat=config.noise_repeat,
+        group=config.group,
     )
 
 
@@ -147,9 +166,11 @@ def setup(config: Config) -> Setup:
         learner = make_learner(config, environment.spaces)
         engine = file_engine(config, learner, environment.spaces, lambda sized: graph_engine(sized, environment, learner))
         return Setup(learner, environment.spaces, engine)
-    if config.env.startswith("tfpg/"):
+    if config.env.startswith("tfpg/") and (config.env not in IN_GRAPH or config.engine not in ("sync", "auto")):
         known = ", ".join(name for name in IN_GRAPH if name.startswith("tfpg/"))
-        raise UsageError(f"--env={config.env} with --engine={config.engine}: {known} are allowed, with --engine=graph or auto.")
+        raise UsageError(f"--env={config.env} with --engine={config.engine}: {known} are allowed, with --engine=graph, auto or sync.")
+    if config.group > 1:
+        raise UsageError(f"--group={config.group} goes with --engine=graph, where environments can begin alike; --group=1 with others.")
     name = "sync" if config.engine == "auto" else config.engine
     probe = open_python(config, name, 1, 0)
     probe.close()

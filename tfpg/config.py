@@ -13,8 +13,8 @@ from tfpg.errors import UsageError
 ACTIVATIONS = ("tanh", "relu", "elu", "swish")
 ENGINES = ("auto", "graph", "sync", "async", "envpool")
 AUTORESETS = ("auto", "disabled", "same_step", "next_step")
-NETWORKS = ("mlp", "keras", "cnn", "gru")
-OPTIMIZERS = ("adam", "rmsprop", "sgd")
+NETWORKS = ("mlp", "keras", "cnn", "gru", "deeprm")
+OPTIMIZERS = ("adam", "rmsprop", "rmsprop_inside", "sgd")
 SCHEDULES = ("constant", "linear", "cosine", "exponential")
 MODES = ("train", "evaluate", "export", "collect")
 """Names that flags may take, here so that `--help` and a mistyped flag need not wait for TensorFlow."""
@@ -43,10 +43,12 @@ class Config:
     seed: int = option(0, LEARN, "seed of everything random", low=0, high=2**31 - 1)
 
     env: str = option("CartPole-v1", ENVIRONMENT, "any gymnasium id")
+    env_arguments: str = option("", ENVIRONMENT, "what its constructor takes: name=value,name=value")
     engine: str = option("auto", ENVIRONMENT, "graph (compiled), sync, async, envpool; auto: graph if tfpg has it", choices=ENGINES)
     autoreset: str = option("auto", ENVIRONMENT, "how gymnasium resets: disabled, same_step, next_step", choices=AUTORESETS)
     envs: int = option(0, ENVIRONMENT, "environments side by side; 0: chosen by engine", low=0, high=1_000_000)
     horizon: int = option(0, ENVIRONMENT, "steps of each per iteration; 0: chosen by engine", low=0, high=1_000_000)
+    group: int = option(1, ENVIRONMENT, "environments that begin alike, and whose baseline is made of one another", low=1, high=1_000_000)
     episode_steps: int = option(0, ENVIRONMENT, "an episode is truncated after so many steps; 0: its own limit", low=0, high=10**9)
     window: int = option(1, ENVIRONMENT, "observations that the policy sees together, the newest ones", low=1, high=1000)
     normalize_observations: bool = option(True, ENVIRONMENT, "standardise observations by running mean and variance")
@@ -71,7 +73,7 @@ class Config:
     backtracks: int = option(10, NATURAL, "step lengths that trpo tries", low=1, high=1000)
     shrink: float = option(0.8, NATURAL, "factor from one of these lengths to the next", low=1e-6, high=1 - 1e-6)
     fisher_block: int = option(2048, NATURAL, "samples per block of the Fisher-vector product", low=1, high=2**31 - 1)
-    optimizer: str = option("adam", FIRST, "of the rows without natural gradient: adam, rmsprop, sgd", choices=OPTIMIZERS)
+    optimizer: str = option("adam", FIRST, f"of the rows without natural gradient: {', '.join(OPTIMIZERS)}", choices=OPTIMIZERS)
     learning_rate: float = option(0.01, FIRST, "its learning rate", low=0, high=1e6)
     gradient_clip: float = option(0.0, FIRST, "longest gradient that is used as it is; 0: any", low=0, high=1e9)
     critic_learning_rate: float = option(1e-3, FIRST, "learning rate of critic and model (Adam)", low=0, high=1e6)
@@ -87,7 +89,7 @@ class Config:
     clone_epochs: int = option(0, REUSE, "with demonstrations: passes of imitation first", low=0, high=1_000_000)
     guidance: float = option(0.0, REUSE, "with demonstrations: w_r > 0, the guided-policy-search objective", low=0, high=1e9)
 
-    network: str = option("mlp", NETWORK, "mlp; keras: the same in Keras; cnn: pixels; gru: remembers", choices=NETWORKS)
+    network: str = option("mlp", NETWORK, "mlp; keras: the same; cnn: pixels; gru: remembers; deeprm: its image", choices=NETWORKS)
     hidden: str = option("64,64", NETWORK, "widths of the hidden layers; empty: linear")
     activation: str = option("tanh", NETWORK, f"of the hidden layers: {', '.join(ACTIVATIONS)}", choices=ACTIVATIONS)
     initial_log_std: float = option(0.0, NETWORK, "of a new Gaussian policy; -1 and 1 are the action's bounds", low=-20, high=5)
@@ -111,10 +113,30 @@ class Config:
         """`hidden` as numbers; empty means a linear network."""
         return [int(width) for width in self.hidden.split(",") if width.strip()]
 
+    def arguments(self) -> dict[str, Any]:
+        """`env_arguments` by name: numbers, true and false as such, anything else as text. Raises: UsageError."""
+        pairs = [pair.partition("=") for pair in self.env_arguments.split(",") if pair.strip()]
+        for name, equals, value in pairs:
+            if not (name.strip().isidentifier() and equals and value.strip()):
+                raise UsageError(f"--env_arguments={self.env_arguments}: {name}{equals}{value} is no pair of name=value.")
+        return {name.strip(): _plain(value.strip()) for name, _, value in pairs}
+
     def row(self) -> Algorithm:
         """The words that are in force: the row's own, or what the flags put in their place."""
         row = algorithms.varied(ALGORITHMS[self.algo], self.psi, self.baseline, self.critic, self.weights)
         return row._replace(baseline="none", surrogate="guided") if self.guidance else row
+
+
+def _plain(text: str) -> Any:
+    """A number or a truth value if the text is one, else the text."""
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            pass
+    return text
 
 
 def configured(**given: Any) -> Config:
@@ -204,6 +226,7 @@ def _check_read(config: Config, row: Algorithm) -> None:
         "critic_minibatches": (fitted, "rows with a critic read it"),
         "critic_learning_rate": (fitted, "rows with a critic read it"),
         "noise_repeat": (not config.demonstrations, "runs that collect read it"),
+        "group": (row.baseline in algorithms.GROUPED and not config.demonstrations, "--baseline=mean, leave_one_out and time_mean read it"),
         "hidden": (config.network != "cnn", "the other networks read it"),
         "activation": (config.network != "cnn", "the other networks read it"),
     }
@@ -218,6 +241,8 @@ def _check_fitting(config: Config, row: Algorithm) -> None:
     """Raises UsageError for networks, objectives and data that the row cannot use."""
     if config.network == "cnn" and config.window > 1:
         raise UsageError(f"--window={config.window} does not go with --network=cnn, which sees one image; --window=1 does.")
+    if config.network == "deeprm" and (config.normalize_observations or config.window > 1):
+        raise UsageError("--network=deeprm reads one code as it is: --normalize_observations=false and --window=1 go with it.")
     if config.network == "gru":
         if not config.hidden_widths():
             raise UsageError(
@@ -275,6 +300,7 @@ def check_values(config: Config) -> Config:
         _check_field(field, getattr(config, field.name))
     if not re.fullmatch(r"([1-9][0-9]{0,5}(, *[1-9][0-9]{0,5})*)?", config.hidden):
         raise UsageError(f"--hidden={config.hidden} is not a list of widths: whole numbers like 64,64 are allowed, or nothing.")
+    config.arguments()
     if config.mode != "train" and not config.workdir:
         raise UsageError(f"--mode={config.mode} needs --workdir=DIR, the directory of a run.")
     if config.resume and not config.workdir:

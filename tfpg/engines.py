@@ -1,6 +1,7 @@
 """Engines: how one iteration is made, whoever simulates. In graph, through a simulator in Python, or from a file of demonstrations."""
 
 import dataclasses
+import inspect
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -52,6 +53,8 @@ def _sizes(config: Config, kind: str, time_limit: int) -> tuple[int, int]:
         raise UsageError(f"--critic_minibatches={config.critic_minibatches} is more than the {n * horizon:,} samples of an iteration.")
     columns = config.network == "gru" or config.algo == "off_policy"
     side_by_side = "episodes" if config.demonstrations else "environments"
+    if n % config.group:
+        raise UsageError(f"--envs={n} is not shared by groups of --group={config.group}: a multiple of it is allowed.")
     units, what = (n, side_by_side) if columns else (n * horizon, "samples of an iteration")
     if config.row().improve == "epochs" and config.minibatches > units:
         raise UsageError(f"--minibatches={config.minibatches} is more than the {units:,} {what} that are shared out among them.")
@@ -89,13 +92,22 @@ def _number(seed: tf.Tensor) -> int:
 def open_python(config: Config, name: str, n: int, seed: int) -> VectorEnvironment:
     """The environments of a Python engine, as the flags shape them."""
     limit = {"max_episode_steps": config.episode_steps} if config.episode_steps else {}
-    environment = ENGINES[name](config.env, n, seed, config.autoreset, limit)
+    environment = ENGINES[name](config.env, n, seed, config.autoreset, {**config.arguments(), **limit})
     return windowed(environment, config.window) if config.window > 1 else environment
 
 
 def open_graph(config: Config) -> Environment:
     """The in-graph environment, as the flags shape it."""
-    environment = IN_GRAPH[config.env]()
+    make, given = IN_GRAPH[config.env], config.arguments()
+    takes = {name: type(p.default) for name, p in inspect.signature(make).parameters.items() if type(p.default) in (int, float, str)}
+    for name, value in given.items():
+        if name not in takes or not isinstance(value, (int, float) if takes[name] is float else takes[name]):
+            known = ", ".join(f"{name} ({kind.__name__})" for name, kind in takes.items()) or "no arguments"
+            raise UsageError(f"--env_arguments={config.env_arguments}: {name}={value} is unknown to {config.env}: {known} are allowed.")
+    try:
+        environment = make(**given)
+    except ValueError as error:
+        raise UsageError(f"--env_arguments={config.env_arguments}: {error}.") from None
     if config.episode_steps:
         environment = environment._replace(time_limit=config.episode_steps)
     return windowed_graph(environment, config.window) if config.window > 1 else environment
@@ -194,7 +206,7 @@ def make_sample(config: Config, learner: Learner, engine: str, episodes: int) ->
     Noise is drawn anew at each step, whatever --noise_repeat says: actions are then independent given the observations, and an episode's
     probability is the product of theirs.
     """
-    learner = learner._replace(algorithm=learner.algorithm._replace(psi="togo"), noise_repeat=1)
+    learner = learner._replace(algorithm=learner.algorithm._replace(psi="togo"), noise_repeat=1, group=1)
     if engine == "graph":
         environment = open_graph(config)
         collect = tf.function(make_collect(environment, learner, episodes, environment.time_limit), jit_compile=config.jit, autograph=False)

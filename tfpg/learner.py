@@ -46,6 +46,7 @@ class Learner(NamedTuple):
     horizon: Horizon
     fisher_block: int
     noise_repeat: int = 1  # steps for which exploration noise is held
+    group: int = 1  # environments side by side that begin alike, and whose baseline is made of one another
 
 
 def initial_state(learner: Learner, seed: tf.Tensor) -> TrainState:

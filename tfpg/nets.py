@@ -36,11 +36,17 @@ def linear(layer: dict[str, tf.Tensor], x: tf.Tensor) -> tf.Tensor:
     return x @ layer["kernel"] + layer["bias"]
 
 
-def mlp(sizes: Sequence[int], activation: str = "tanh", last_gain: float = 1.0, dtype: tf.DType = tf.float32) -> Net:
+def mlp(
+    sizes: Sequence[int],
+    activation: str = "tanh",
+    last_gain: float = 1.0,
+    dtype: tf.DType = tf.float32,
+    first: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] = tf.matmul,
+) -> Net:
     """h_{l+1} = s(h_l W_l + b_l), the last layer linear; W orthogonal with gain sqrt(2) (the last: `last_gain`), b = 0.
 
-    Args: sizes: [inputs, hidden ..., outputs]; activation: a name in ACTIVATIONS. Returns: a `Net`; its parameters are a tuple of
-    {'kernel': [in, out], 'bias': [out]}.
+    Args: sizes: [inputs, hidden ..., outputs]; activation: a name in ACTIVATIONS; first: x, W_1 -> x W_1, for inputs that stand for others.
+    Returns: a `Net`; its parameters are a tuple of {'kernel': [in, out], 'bias': [out]}.
     """
     squash = ACTIVATIONS[activation]
     shapes = list(itertools.pairwise(sizes))
@@ -51,10 +57,11 @@ def mlp(sizes: Sequence[int], activation: str = "tanh", last_gain: float = 1.0, 
         return tuple(dense(shape, gain, seeds[i], dtype) for i, (shape, gain) in enumerate(zip(shapes, gains, strict=True)))
 
     def apply(params: Nest, x: tf.Tensor) -> tf.Tensor:
-        *hidden, last = params
-        for layer in hidden:
-            x = squash(linear(layer, x))
-        return linear(last, x)
+        below, *above = params
+        x = first(x, below["kernel"]) + below["bias"]
+        for layer in above:
+            x = linear(layer, squash(x))
+        return x
 
     return Net(init, apply)
 

@@ -46,8 +46,10 @@ def summarise(trajectory: Trajectory, running_t: tf.Tensor) -> Metrics:
 
 
 def start(environment: Environment, learner: Learner, n: int, seed: tf.Tensor) -> Carry:
-    """N environments at the start of an episode: seed [2] -> Carry."""
-    state = environment.reset(n, seed)
+    """N environments at the start of an episode, those of a group at the same one: seed [2] -> Carry."""
+    state = environment.reset(n // learner.group, seed)
+    if learner.group > 1:
+        state = tf.nest.map_structure(lambda x: tf.repeat(x, learner.group, axis=0), state)
     return Carry(state, tf.zeros([n], tf.int32), tf.zeros([n], environment.observe(state).dtype), no_memory(learner.policy, n))
 
 
@@ -77,7 +79,7 @@ def make_collect(
     """collect(state, carry, seed [2]) -> carry, trajectory [horizon, n], episode metrics, as one compiled loop over time.
 
     Chunks go on where the last one stopped, and an environment is reset when its episode ends. For a row that needs whole episodes all of
-    them are reset first, what follows the end of an episode is masked, and what the horizon cuts is truncated.
+    them are reset first, an environment stands still at its end, which is masked, and what the horizon cuts is truncated.
     """
     policy, whole = learner.policy, whole_episodes(learner.algorithm)
     limit = min(environment.time_limit, horizon) if whole else environment.time_limit
@@ -103,7 +105,8 @@ def make_collect(
                 observation, action, log_prob, reward, environment.observe(after), terminated, truncated, alive, carry.age,
                 carry.memory, memory,
             )  # fmt: skip
-            following = where_rows(ended, start(environment, learner, n, reset_t[t]), Carry(after, carry.age + 1, running, memory))
+            going_on = Carry(after, carry.age + 1, running, memory)
+            following = where_rows(ended, carry if whole else start(environment, learner, n, reset_t[t]), going_on)
             return following, alive & ~(ended & whole), (record, running)
 
         alive = tf.ones([n], tf.bool)
