@@ -42,13 +42,13 @@ def can_start(state: State) -> tf.Tensor:
 
 def shortness(state: State) -> tf.Tensor:
     """1 / length of the job in each slot   [N, M]."""
-    return cost(of(state.length, state.slots), tf.float32)
+    return cost(of(state.length, state.slots), tf.float64)
 
 
 def alignment(state: State) -> tf.Tensor:
     """sum_r (units free now)_r (units needed)_r of the job in each slot   [N, M]."""
     free = state.plan.shape[-1] - state.used[:, None, :, 0]
-    return tf.cast(tf.reduce_sum(free * of(state.size, state.slots), axis=-1), tf.float32)
+    return tf.cast(tf.reduce_sum(free * of(state.size, state.slots), axis=-1), tf.float64)
 
 
 def shortest_job_first(state: State, seed: tf.Tensor) -> tf.Tensor:
@@ -108,7 +108,7 @@ def play(environment: Environment, choose: Scheduler, n: int, seed: tf.Tensor, l
         return (t < limit) & ~tf.reduce_all(now.finished)
 
     def decide(t: tf.Tensor, now: Schedule) -> tuple[tf.Tensor, Schedule]:
-        action = choose(now.state, tf.random.experimental.stateless_fold_in(choose_seed, t))
+        action = tf.ensure_shape(choose(now.state, tf.random.experimental.stateless_fold_in(choose_seed, t)), [n])
         after, reward, finished = environment.step(now.state, action, tf.random.experimental.stateless_fold_in(step_seed, t))
         keep = lambda new, old: tf.where(tf.reshape(now.finished, [-1] + [1] * (old.shape.rank - 1)), old, new)  # noqa: E731
         state, total = tf.nest.map_structure(keep, (after, now.total + reward), (now.state, now.total))

@@ -85,17 +85,18 @@ class State(NamedTuple):
     running: Nest  # reference semantics: [N, RUNNING] jobs in the order in which they were planned
 
 
-def draw(n: int, steps: int, rate: float, seed: tf.Tensor, cluster: Cluster) -> tuple[tf.Tensor, tf.Tensor]:
-    """Jobs that arrive with probability `rate` per step: length [n, steps] and size [n, steps, R].
+def draw(n: int, steps: int, rate: float, rate_to: float, seed: tf.Tensor, cluster: Cluster) -> tuple[tf.Tensor, tf.Tensor]:
+    """Jobs that arrive with a probability per step that each cluster draws from U(rate, rate_to): length [n, steps], size [n, steps, R].
 
     Four in five are short, U{1..3} steps, the others U{10..15}; of one resource they need U{5..10} of ten units, of the others U{1..2}.
     """
-    keys = tf.unstack(tf.random.experimental.stateless_split(seed, 7))
+    keys = tf.unstack(tf.random.experimental.stateless_split(seed, 8))
 
     def whole(shape: list[int], low: int, high: int, key: tf.Tensor) -> tf.Tensor:
         return tf.random.stateless_uniform(shape, key, low, high + 1, tf.int32)
 
-    comes, short = (tf.random.stateless_uniform([n, steps], key) < p for p, key in ((rate, keys[0]), (0.8, keys[1])))
+    own = rate + (rate_to - rate) * tf.random.stateless_uniform([n, 1], keys[7])
+    comes, short = (tf.random.stateless_uniform([n, steps], key) < p for p, key in ((own, keys[0]), (0.8, keys[1])))
     length = tf.where(short, whole([n, steps], 1, 3, keys[2]), whole([n, steps], 10, 15, keys[3]))
     much = tf.one_hot(whole([n, steps], 0, cluster.resources - 1, keys[4]), cluster.resources, True, False, dtype=tf.bool)
     sizes, units = [n, steps, cluster.resources], cluster.units
@@ -337,6 +338,7 @@ VIEWS: dict[str, Callable[[tf.Tensor, Cluster], tf.Tensor]] = {"summary": summar
 def make(
     dtype: tf.DType = tf.float32,
     rate: float = 0.7,
+    rate_to: float = 0.0,
     steps: int = 50,
     sequences: int = 0,
     sequence_seed: int = 42,
@@ -345,9 +347,10 @@ def make(
     jobs: Jobs | None = None,
     cluster: Cluster = Cluster(),  # noqa: B008
 ) -> Environment:
-    """Clusters that begin empty; `steps` steps with arrivals at `rate` jobs each, and then as many as it takes to finish them.
+    """Clusters that begin empty; `steps` steps in each of which a job arrives with probability `rate`, then as many as it takes to finish.
 
     Args:
+        rate_to: 0: all clusters have the same rate; else each draws its own between `rate` and this one.
         sequences: 0: new jobs for each episode; else so many sequences, those of `published` from sequence_seed, and the next reset goes
             through them in order: cluster i has sequence i % sequences.
         view: what is observed, 'summary' [72], 'image' [20, 224] as published, or its 'code' [432], which --network=deeprm reads.
@@ -359,8 +362,10 @@ def make(
         raise ValueError(f"semantics={semantics}: {' and '.join(SEMANTICS)} are allowed")
     if view not in VIEWS:
         raise ValueError(f"view={view}: {', '.join(VIEWS)} are allowed")
-    if not 0 <= rate <= 1:
-        raise ValueError(f"rate={rate}: a probability of an arrival, from 0 to 1, is allowed")
+    if not (0 <= rate <= 1 and 0 <= rate_to <= 1):
+        raise ValueError(f"rate={rate}, rate_to={rate_to}: probabilities of an arrival, from 0 to 1, are allowed")
+    if rate_to and (sequences or jobs is not None):
+        raise ValueError(f"rate_to={rate_to} goes with jobs that are drawn for each episode: sequences=0 is allowed")
     if steps < 1 or sequences < 0 or sequence_seed < 0:
         raise ValueError(f"steps={steps}, sequences={sequences}, sequence_seed={sequence_seed}: from 1, 0 and 0 on are allowed")
     if min(cluster) < 1:
@@ -373,7 +378,7 @@ def make(
     def reset(n: int, seed: tf.Tensor) -> State:
         seeds = tf.random.experimental.stateless_split(seed, 2)
         if given is None:
-            length, size = draw(n, steps, rate, seeds[0], cluster)
+            length, size = draw(n, steps, rate, rate_to or rate, seeds[0], cluster)
         else:
             of_cluster = np.arange(n) % len(given.length)
             length, size = tf.constant(given.length[of_cluster]), tf.constant(given.size[of_cluster])
