@@ -11,7 +11,7 @@ BIN := $(VENV)/bin/python
 PIP := $(BIN) -m pip install -q --disable-pip-version-check -c constraints.txt
 SUPPORTED := import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))
 
-.PHONY: help run test lint types check mutants bench results equations table clean
+.PHONY: help run test lint types check mutants bench results deeprm equations table clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' Makefile
@@ -39,6 +39,9 @@ bench: $(VENV)/.run-installed  ## measure speed
 
 results: $(VENV)/.test-installed  ## write docs/results.md anew; ARGS=run makes the runs that are missing first
 	$(BIN) benchmarks/results.py $(ARGS)
+
+deeprm: $(VENV)/.test-installed  ## the scheduling application: train, judge, write docs/deeprm.md; ARGS=judge does one of these
+	$(BIN) benchmarks/deeprm.py $(ARGS)
 
 equations: $(VENV)/.test-installed  ## write docs/equations.md anew; ARGS=--check says what is missing
 	$(BIN) docs/equations.py $(ARGS)
