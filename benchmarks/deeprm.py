@@ -40,7 +40,7 @@ SEED = tf.constant([1, 2])
 PUBLISHED = "--flagfile=configs/deeprm.flags"
 LEARNERS: dict[str, list[str]] = {
     "published, rate 0.3": [PUBLISHED, "--env_arguments=rate=0.3,sequences=10,view=code", "--total_steps=9000000"],
-    "published, rate 0.5": [PUBLISHED, "--env_arguments=rate=0.5,sequences=10,view=code", "--total_steps=13000000"],
+    "published, rate 0.5": [PUBLISHED, "--env_arguments=rate=0.5,sequences=10,view=code", "--total_steps=14000000"],
     "published, rate 0.7": [PUBLISHED],
     "leave-one-out": ["--flagfile=configs/deeprm_leave_one_out.flags"],
     "value baseline": ["--flagfile=configs/deeprm_value.flags"],
