@@ -66,6 +66,11 @@ def directory(name: str) -> Path:
     return RUNS / name.replace(",", "").replace(" ", "_").replace(".", "")
 
 
+def finished(name: str) -> bool:
+    """Whether a learner's run has come to its end."""
+    return (directory(name) / "summary.json").exists()
+
+
 def command(name: str) -> list[str]:
     """What trains a learner, or goes on with it."""
     flags = ["--resume"] if numbered(directory(name) / "checkpoints") else LEARNERS[name]
@@ -75,7 +80,7 @@ def command(name: str) -> list[str]:
 def train(only: str) -> None:
     """Makes the runs that are missing, one after another."""
     for name in LEARNERS:
-        if fnmatch.fnmatch(name, only) and not (directory(name) / "summary.json").exists():
+        if fnmatch.fnmatch(name, only) and not finished(name):
             say(f"{name}: {' '.join(command(name)[1:])}")
             code = subprocess.run(command(name), cwd=ROOT, check=False).returncode
             if code:
@@ -130,7 +135,8 @@ def interval(mine: dict[str, np.ndarray], others: dict[str, np.ndarray]) -> list
 def judge() -> None:
     """Everyone at every rate, beside SJF."""
     everyone: dict[str, schedulers.Scheduler] = {**schedulers.SCHEDULERS, "SJF that keeps room": schedulers.hold(6)}
-    everyone |= {name: load(directory(name)) for name in LEARNERS if (directory(name) / "summary.json").exists()}
+    trained = [name for name in LEARNERS if finished(name)]
+    everyone |= {name: load(directory(name)) for name in trained}
     judged: dict[str, dict[str, Any]] = {name: {} for name in everyone}
     for rate in RATES:
         found = {name: measures(playing(choose, rate)) for name, choose in everyone.items()}
@@ -150,9 +156,7 @@ def judge() -> None:
         for semantics in deeprm.SEMANTICS
     }
     write_text(OUT / "judged.json", json.dumps({"fresh": judged, "known": both}, indent=1) + "\n")
-    write_text(
-        OUT / "curves.json", json.dumps({name: curve(name) for name in LEARNERS if (directory(name) / "summary.json").exists()}) + "\n"
-    )
+    write_text(OUT / "curves.json", json.dumps({name: curve(name) for name in trained}) + "\n")
     draw_schedule(everyone)
 
 

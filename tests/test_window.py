@@ -7,7 +7,7 @@ import tensorflow as tf
 from tfpg import conformance
 from tfpg.envs import cartpole, gym, window
 from tfpg.errors import UsageError
-from tfpg.rollout import where_rows
+from tfpg.trees import where_rows
 
 N, T = 4, 17
 SEED = tf.constant([3, 4])

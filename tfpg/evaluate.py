@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfpg import acting
+from tfpg import acting, trees
 from tfpg.envs.gym import VectorEnvironment
 from tfpg.errors import EnvironmentFault
 from tfpg.learner import Learner, act, no_memory
-from tfpg.rollout import require_finite, where_rows
+from tfpg.rollout import require_finite
 from tfpg.types import Environment, Nest, TrainState
 
 
@@ -35,7 +35,7 @@ def in_graph(environment: Environment, learner: Learner, episodes: int) -> Calla
         def step(t: tf.Tensor, now: Any, memory: Nest, alive: tf.Tensor, total: tf.Tensor) -> tuple[Any, ...]:
             action, memory = greedy(learner, state, environment.observe(now), memory)
             after, reward, terminated = environment.step(now, action, tf.random.experimental.stateless_fold_in(noise, t))
-            return t + 1, where_rows(alive, after, now), memory, alive & ~terminated, total + tf.where(alive, reward, 0.0)
+            return t + 1, trees.where_rows(alive, after, now), memory, alive & ~terminated, total + tf.where(alive, reward, 0.0)
 
         memory = no_memory(learner.policy, episodes)
         return tf.while_loop(unfinished, step, (tf.constant(0), first, memory, tf.ones([episodes], tf.bool), zeros))[4]

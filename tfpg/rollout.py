@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from tfpg import acting
+from tfpg import acting, trees
 from tfpg.algorithms import whole_episodes
 from tfpg.envs.gym import VectorEnvironment
 from tfpg.errors import EnvironmentFault
@@ -64,15 +64,6 @@ def exploration(learner: Learner, horizon: int, n: int, seed: tf.Tensor) -> tf.T
     return tf.repeat(learner.policy.noise([draws, n], seed), learner.noise_repeat, axis=0)[:horizon]
 
 
-def where_rows(rows: tf.Tensor, x: Nest, y: Nest) -> Nest:
-    """x where rows [N] holds, else y: nests of [N, ...]."""
-
-    def choose(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
-        return tf.where(tf.reshape(rows, [-1] + [1] * (a.shape.rank - 1)), a, b)
-
-    return tf.nest.map_structure(choose, x, y)
-
-
 def make_collect(
     environment: Environment, learner: Learner, n: int, horizon: int
 ) -> Callable[[TrainState, Carry, tf.Tensor], tuple[Carry, Trajectory, Metrics]]:
@@ -106,7 +97,7 @@ def make_collect(
                 carry.memory, memory,
             )  # fmt: skip
             going_on = Carry(after, carry.age + 1, running, memory)
-            following = where_rows(ended, carry if whole else start(environment, learner, n, reset_t[t]), going_on)
+            following = trees.where_rows(ended, carry if whole else start(environment, learner, n, reset_t[t]), going_on)
             return following, alive & ~(ended & whole), (record, running)
 
         alive = tf.ones([n], tf.bool)

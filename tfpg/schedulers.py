@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from tfpg import trees
 from tfpg.envs.deeprm import State, cost, of
 from tfpg.types import Environment
 
@@ -110,8 +111,7 @@ def play(environment: Environment, choose: Scheduler, n: int, seed: tf.Tensor, l
     def decide(t: tf.Tensor, now: Schedule) -> tuple[tf.Tensor, Schedule]:
         action = tf.ensure_shape(choose(now.state, tf.random.experimental.stateless_fold_in(choose_seed, t)), [n])
         after, reward, finished = environment.step(now.state, action, tf.random.experimental.stateless_fold_in(step_seed, t))
-        keep = lambda new, old: tf.where(tf.reshape(now.finished, [-1] + [1] * (old.shape.rank - 1)), old, new)  # noqa: E731
-        state, total = tf.nest.map_structure(keep, (after, now.total + reward), (now.state, now.total))
+        state, total = trees.where_rows(now.finished, (now.state, now.total), (after, now.total + reward))
         return t + 1, Schedule(state, total, now.decisions + tf.cast(~now.finished, tf.int32), now.finished | finished)
 
     start = Schedule(state, tf.zeros_like(reward), tf.zeros([n], tf.int32), tf.zeros([n], tf.bool))

@@ -62,6 +62,15 @@ def select(condition: tf.Tensor, x: Nest, y: Nest) -> Nest:
     return tf.nest.map_structure(lambda x_i, y_i: tf.where(condition, x_i, y_i), x, y)
 
 
+def where_rows(rows: tf.Tensor, x: Nest, y: Nest) -> Nest:
+    """x where rows [N] holds, else y: nests of [N, ...]."""
+
+    def choose(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
+        return tf.where(tf.reshape(rows, [-1] + [1] * (a.shape.rank - 1)), a, b)
+
+    return tf.nest.map_structure(choose, x, y)
+
+
 def flatten(x: Nest) -> tf.Tensor:
     """All leaves as one vector [P]."""
     return tf.concat([tf.reshape(leaf, [-1]) for leaf in tf.nest.flatten(x)], axis=0)

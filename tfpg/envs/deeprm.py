@@ -28,6 +28,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from tfpg import trees
 from tfpg.types import Environment, Nest, Spaces
 
 NAME = "tfpg/DeepRM-v0"
@@ -415,8 +416,7 @@ def make(
     def step(state: State, action: tf.Tensor, seed: tf.Tensor) -> tuple[State, tf.Tensor, tf.Tensor]:
         planned, fits = allot(state, action, cluster.window if corrected else cluster.window - 1)
         passed, reward = advance(state)
-        choose = lambda a, b: tf.where(tf.reshape(fits, [-1] + [1] * (a.shape.rank - 1)), a, b)  # noqa: E731
-        state = tf.nest.map_structure(choose, planned, passed)
+        state = trees.where_rows(fits, planned, passed)
         left = tf.reduce_any(present(state), axis=1) if corrected else in_system(state) > 0
         return state, tf.where(fits, tf.zeros_like(reward), reward), (state.time >= state.length.shape[1]) & ~left
 
