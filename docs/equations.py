@@ -23,6 +23,7 @@ else:
 ROOT = Path(__file__).resolve().parent.parent
 PAGE, TABLE, TESTS = "docs/equations.md", "docs/equations.toml", "tests/equations"
 OUTER_FLOORS = (0, 4)  # tests/test_house.py says which modules these are; equations live on the floors between
+APPLICATION = {"envs.deeprm", "schedulers"}  # and in these two of floor 4: the notes' own application
 
 INTRODUCTION = """\
 # The equations
@@ -72,7 +73,7 @@ def outer_modules(root: Path) -> set[str]:
     for node in ast.parse((root / "tests/test_house.py").read_text("utf-8")).body:
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "FLOORS":
             floors = ast.literal_eval(node.value)
-            return {name for floor in OUTER_FLOORS for name in floors[floor]} | {"__init__"}
+            return {name for floor in OUTER_FLOORS for name in floors[floor]} - APPLICATION
     raise SystemExit("tests/test_house.py has no table FLOORS.")
 
 
@@ -88,10 +89,11 @@ def documented(body: Iterable[ast.stmt], prefix: str = "") -> Iterator[tuple[str
 def functions(root: Path) -> list[Named]:
     """What computes equations, with the ids in its docstring: `(PG-24, PG-32)`, `(PG-35 'togo')`."""
     found, outer = [], outer_modules(root)
-    for path in sorted(path for path in (root / "tfpg").glob("*.py") if path.stem not in outer):
-        for name, docstring in documented(ast.parse(path.read_text("utf-8")).body):
+    for path in sorted(path for path in (root / "tfpg").rglob("*.py") if path.stem != "__init__"):
+        module = ".".join(path.relative_to(root / "tfpg").with_suffix("").parts)
+        for name, docstring in documented(ast.parse(path.read_text("utf-8")).body) if module not in outer else ():
             ids = re.findall(r"PG-\d+", " ".join(re.findall(r"\((PG-[^)]*)\)", docstring)))
-            found.append(Named(path.relative_to(root).as_posix(), f"{path.stem}.{name}", tuple(dict.fromkeys(ids))))
+            found.append(Named(path.relative_to(root).as_posix(), f"{module}.{name}", tuple(dict.fromkeys(ids))))
     return found
 
 
@@ -116,11 +118,12 @@ def proofs_in(body: list[ast.stmt], aliases: set[str], outer: tuple[str, ...], p
 
 
 def proofs(root: Path) -> list[Named]:
-    """The tests of equations."""
+    """The tests of equations: all below tests/equations, and those elsewhere that carry the mark."""
     found = []
-    for path in sorted((root / TESTS).glob("test_*.py")):
+    for path in sorted((root / "tests").rglob("test_*.py")):
         tests = proofs_in(ast.parse(path.read_text("utf-8")).body, set(), (), "")
-        found += [Named(path.relative_to(root).as_posix(), name, ids) for name, ids in tests]
+        within = path.is_relative_to(root / TESTS)
+        found += [Named(path.relative_to(root).as_posix(), name, ids) for name, ids in tests if within or ids]
     return found
 
 

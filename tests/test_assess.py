@@ -319,6 +319,7 @@ def test_padding_reaches_no_part_of_an_assessment(changes, rng):
     assert all(np.isfinite(leaf.numpy()).all() for leaf in tf.nest.flatten(clean._asdict()) if hasattr(leaf, "numpy"))
 
 
+@pytest.mark.equation("PG-126")
 @pytest.mark.parametrize("forms", [assess_forms.PER_STEP, assess_forms.PER_TRAJECTORY], ids=["togo", "return"])
 def test_a_group_s_baseline_is_made_of_its_own_trajectories(forms, mode, rng):
     """That of six columns in groups of three is that of each three by themselves; a group of one is none at all."""

@@ -1,18 +1,23 @@
 """DeepRM against a plain simulator of one cluster, its laws, its views, and the schedulers that learn nothing."""
 
+import copy
+
 import gymnasium
 import numpy as np
 import plain_deeprm
 import pytest
 import tensorflow as tf
 from gymnasium.utils.env_checker import check_env
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import run as program
 import tfpg.envs.registered
-from tfpg import schedulers
+from tfpg import build, rollout, schedulers
 from tfpg.envs import deeprm
 from tfpg.envs.deeprm import Cluster, Jobs
+from tfpg.learner import initial_state
+from tfpg.update import make_update
 
 SEED = tf.constant([1, 2])
 PLAIN = {"SJF": plain_deeprm.sjf, "packer": plain_deeprm.packer, "Tetris-like": plain_deeprm.tetris}
@@ -36,6 +41,7 @@ def slowdowns(state):
     return np.where(kept, (start + length - np.arange(length.shape[1])) / np.maximum(length, 1), 0), kept
 
 
+@pytest.mark.equation("PG-125")
 @pytest.mark.parametrize("semantics", deeprm.SEMANTICS)
 @pytest.mark.parametrize(
     ("cluster", "rate"),
@@ -69,6 +75,8 @@ def test_every_step_is_the_plain_simulator_s(semantics, cluster, rate, rng):
     assert (start == deeprm.DROPPED).any() == (cluster != Cluster())
 
 
+@pytest.mark.equation("PG-125")
+@settings(max_examples=12)
 @given(st.integers(0, 10**6))
 def test_the_return_is_minus_the_sum_of_slowdowns_and_no_capacity_is_exceeded(number):
     """Random clusters, jobs and policies; each of the latter likes some actions better than others."""
@@ -97,6 +105,7 @@ def test_the_return_is_minus_the_sum_of_slowdowns_and_no_capacity_is_exceeded(nu
     assert (np.array(state.start)[kept] >= 0).all()
 
 
+@pytest.mark.equation("PG-127")
 @pytest.mark.parametrize("semantics", deeprm.SEMANTICS)
 @pytest.mark.parametrize("name", PLAIN)
 def test_schedulers_are_the_plain_ones(name, semantics):
@@ -128,6 +137,7 @@ def test_sequences_are_those_of_the_published_program():
         np.testing.assert_allclose(played.total, expected, atol=1e-11)
 
 
+@pytest.mark.equation("PG-127")
 @pytest.mark.parametrize(("semantics", "expected"), [("reference", (4.152, 9.997, 4.120)), ("corrected", (4.222, 10.174, 4.170))])
 def test_mean_slowdowns_are_the_known_ones(semantics, expected):
     """100 unseen sequences at a rate of 0.6, to all digits known, near ties included; `make deeprm` shows every rate."""
@@ -146,6 +156,45 @@ def test_a_scheduler_that_keeps_room_does_better():
     assert round(slowed[kept].mean(), 3) == 2.674
 
 
+def best_total(other):
+    """The greatest return that there is from here: every action is tried."""
+    if other.done:
+        return 0.0
+    totals = []
+    for action in (*(i for i, job in enumerate(other.slot) if job >= 0), other.slots):
+        after = copy.deepcopy(other)
+        totals.append(after.step(action)[0])
+        totals[-1] += best_total(after) if after.time <= 9 else -np.inf
+    return max(totals)
+
+
+@pytest.mark.equation("PG-126")
+def test_the_published_learner_finds_the_best_schedule_of_one_sequence():
+    """A long job that fills the cluster comes first: better than to start it at once, as SJF does, is to wait for the short ones."""
+    jobs, cluster = Jobs(np.array([[3, 1, 1]]), np.array([[[2], [2], [2]]])), Cluster(1, 2, 5, 2, 2)
+    environment = deeprm.make(jobs=jobs, cluster=cluster, view="image")
+    flags = ["algo=reinforce_togo", "baseline=time_mean", "env=tfpg/DeepRM-v0", "envs=100", "group=100", "horizon=40", "discount=1"]
+    flags += ["hidden=20", "activation=relu", "optimizer=rmsprop_inside", "learning_rate=1e-2", "normalize_observations=false"]
+    config = program.configure([f"--{flag}" for flag in flags])
+    learner = build.make_learner(config, environment.spaces)
+    state, carry = initial_state(learner, SEED), rollout.start(environment, learner, config.envs, SEED)
+    assert sum(x.shape.num_elements() for x in tf.nest.flatten(state.policy)) == (cluster.window * cluster.width + 1) * 20 + 21 * 3
+    collect, update = rollout.make_collect(environment, learner, config.envs, config.horizon), make_update(learner)
+
+    @tf.function(jit_compile=True, autograph=False)
+    def iterate(state, carry, seed):
+        carry, t, _ = collect(state, carry, seed)
+        return update(state, t, seed, tf.constant(1.0))[0], carry, tf.reduce_sum(tf.where(t.mask, t.reward, 0), 0)
+
+    for k in range(120):  # at first about -9.5
+        state, carry, total = iterate(state, carry, SEED + k)
+    best = best_total(plain_deeprm.PlainDeepRM(jobs.length[0], jobs.size[0], "corrected", *cluster))
+    shortest_first = schedulers.play(environment, schedulers.shortest_job_first, 1, SEED).total
+    assert best > float(shortest_first[0]) + 1
+    assert (abs(total.numpy() - best) < 1e-4).mean() > 0.8
+
+
+@pytest.mark.equation("PG-127")
 def test_random_scheduling_takes_any_action(rng):
     actions = np.concatenate([schedulers.anything(deeprm.make().reset(200, SEED), tf.constant([0, k])) for k in range(20)])
     counts = np.bincount(actions, minlength=11)

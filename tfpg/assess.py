@@ -169,7 +169,7 @@ PER_STEP: dict[str, Callable[[tf.Tensor, tf.Tensor], tf.Tensor]] = {
 
 
 def by_groups(form: Callable[[tf.Tensor, tf.Tensor], tf.Tensor], return_t: tf.Tensor, mask_t: tf.Tensor, group: int) -> tf.Tensor:
-    """b_t [T, N] of each group of `group` neighbours by itself; with 1 there are no groups, and b_t is made of all."""
+    """b_t [T, N] of each group of `group` neighbours by itself   (PG-126); with 1 there are no groups, and b_t is made of all."""
     if group == 1:
         return form(return_t, mask_t)
     steps, n = mask_t.shape

@@ -53,17 +53,17 @@ def alignment(state: State) -> tf.Tensor:
 
 
 def shortest_job_first(state: State, seed: tf.Tensor) -> tf.Tensor:
-    """SJF: the shortest job."""
+    """SJF: the shortest job   (PG-127)."""
     return best(shortness(state), can_start(state))
 
 
 def packer(state: State, seed: tf.Tensor) -> tf.Tensor:
-    """The job whose needs are most aligned with what is free."""
+    """The job whose needs are most aligned with what is free   (PG-127)."""
     return best(alignment(state), can_start(state))
 
 
 def tetris(state: State, seed: tf.Tensor) -> tf.Tensor:
-    """Half alignment, as a share of the greatest that there is, half shortness. Source of the mixture: Grandl et al. 2014, Tetris.
+    """Half alignment, as a share of the greatest that there is, half shortness   (PG-127). Source: Grandl et al. 2014, Tetris.
 
     The authors of DeepRM leave the alignment as it is, and do not say how they weigh it: beside 1 / length it is then all that counts.
     """
@@ -82,7 +82,7 @@ def hold(spare_units: int, short: int = 3) -> Scheduler:
 
 
 def anything(state: State, seed: tf.Tensor) -> tf.Tensor:
-    """Any action, each as likely."""
+    """Any action, each as likely   (PG-127)."""
     n, slots = state.slots.shape
     return tf.random.stateless_uniform([n], seed, 0, slots + 1, tf.int32)
 

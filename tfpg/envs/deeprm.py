@@ -348,7 +348,7 @@ def make(
     jobs: Jobs | None = None,
     cluster: Cluster = Cluster(),  # noqa: B008
 ) -> Environment:
-    """Clusters that begin empty; `steps` steps in each of which a job arrives with probability `rate`, then as many as it takes to finish.
+    """Clusters that begin empty   (PG-125): `steps` steps with an arrival at probability `rate` each, then as many as it takes to finish.
 
     Args:
         rate_to: 0: all clusters have the same rate; else each draws its own between `rate` and this one.
@@ -400,7 +400,7 @@ def make(
         return arrive(state) if corrected else state
 
     def in_system(state: State) -> tf.Tensor:
-        """What the jobs in the system cost per step   [N]."""
+        """sum_j 1 / T_j over the jobs in the system   [N]."""
         if corrected:
             return tf.reduce_sum(tf.where(present(state), cost(state.length, dtype), 0), axis=1)
         return sum(tf.reduce_sum(cost(of(state.length, row), dtype), axis=1) for row in (state.running, state.slots, state.backlog))
