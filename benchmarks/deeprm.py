@@ -36,6 +36,7 @@ RUNS, OUT, PAGE = ROOT / "runs" / "deeprm", ROOT / "docs" / "deeprm", ROOT / "do
 RATES = [k / 10 for k in range(1, 11)]
 LOAD = 4.1 * 4.5 / 10  # of each resource at a rate of 1: mean length times mean size, over ten units
 SEQUENCES, STEPS, UNSEEN = 100, 50, 314159
+PATIENCE = 5000  # decisions until whoever still holds a job back is said never to finish; a schedule takes some 200
 SEED = tf.constant([1, 2])
 PUBLISHED = "--flagfile=configs/deeprm.flags"
 LEARNERS: dict[str, list[str]] = {
@@ -108,6 +109,16 @@ def measures(schedule: schedulers.Schedule) -> dict[str, np.ndarray]:
     }
 
 
+def entry(m: dict[str, np.ndarray], sjf: dict[str, np.ndarray]) -> dict[str, Any]:
+    """What the page says of one scheduler at one rate."""
+    return {
+        "slowdown": float(m["slowdown"].sum() / m["jobs"].sum()),
+        "completion": float(m["completion"].sum() / m["jobs"].sum()),
+        "utilisation": float(m["utilisation"].mean()),
+        "of_sjf": interval(m, sjf),
+    }
+
+
 def known_measures(schedule: schedulers.Schedule) -> float:
     """Mean slowdown of the jobs that ran: the reference semantics lose the first one."""
     state = schedule.state
@@ -119,7 +130,7 @@ def known_measures(schedule: schedulers.Schedule) -> float:
 def playing(choose: schedulers.Scheduler, rate: float, semantics: str = "corrected") -> schedulers.Schedule:
     """The unseen sequences of a rate, every job of them."""
     environment = deeprm.make(jobs=deeprm.published(SEQUENCES, STEPS, rate, UNSEEN), semantics=semantics)
-    return tf.function(lambda: schedulers.play(environment, choose, SEQUENCES, SEED))()
+    return tf.function(lambda: schedulers.play(environment, choose, SEQUENCES, SEED, PATIENCE))()
 
 
 def interval(mine: dict[str, np.ndarray], others: dict[str, np.ndarray]) -> list[float]:
@@ -139,15 +150,12 @@ def judge() -> None:
     everyone |= {name: load(directory(name)) for name in trained}
     judged: dict[str, dict[str, Any]] = {name: {} for name in everyone}
     for rate in RATES:
-        found = {name: measures(playing(choose, rate)) for name, choose in everyone.items()}
-        for name, m in found.items():
-            judged[name][str(rate)] = {
-                "slowdown": float(m["slowdown"].sum() / m["jobs"].sum()),
-                "completion": float(m["completion"].sum() / m["jobs"].sum()),
-                "utilisation": float(m["utilisation"].mean()),
-                "of_sjf": interval(m, found["SJF"]),
-            }
-        say(f"rate {rate}: " + ", ".join(f"{name} {judged[name][str(rate)]['slowdown']:.3f}" for name in everyone))
+        sjf = measures(playing(schedulers.shortest_job_first, rate))
+        for name, choose in everyone.items():
+            schedule = playing(choose, rate)
+            done = schedule.finished.numpy().all()
+            judged[name][str(rate)] = found = entry(measures(schedule), sjf) if done else None
+            say(f"rate {rate}, {name}: " + (f"slowdown {found['slowdown']:.3f}" if found else "not finished"))
     both = {
         semantics: {
             name: {str(rate): known_measures(playing(choose, rate, semantics)) for rate in RATES}
@@ -237,7 +245,7 @@ def draw_slowdown(judged: dict[str, Any]) -> None:
 
     figure, axes = pyplot.subplots(figsize=(9, 5.5), layout="constrained")
     for name, rates in judged.items():
-        x, y = [LOAD * float(rate) for rate in rates], [entry["slowdown"] for entry in rates.values()]
+        x, y = zip(*((LOAD * float(rate), found["slowdown"]) for rate, found in rates.items() if found), strict=True)
         learner = name in LEARNERS
         axes.plot(x, y, marker="o", ms=4, lw=1.8 if learner else 1.2, ls="-" if learner else "--", label=name)
     axes.set(xlabel="offered load of each resource", ylabel="mean slowdown, every job counted", yscale="log")
@@ -367,7 +375,8 @@ Each figure below was written by `benchmarks/deeprm.py`; none was typed.
 {sequences} fresh sequences of {steps} steps with arrivals for each load, none seen in training, the same for everyone. An episode goes on
 until the last job has finished, and **every job counts**. `npg` and `ppo` were trained once, on sequences with rates from 0.4 to 1, the
 others at a rate of 0.7 unless their name says otherwise. All draw their actions, as in training. Below each slowdown is what share of
-SJF's it is, with a 95 % interval from resampled sequences.
+SJF's it is, with a 95 % interval from resampled sequences. "Not finished": some job was still held back after {patience:,} decisions; the
+training of these learners cuts episodes at 200 decisions, where a job that is held back costs nothing more.
 
 ![Mean slowdown against load for every scheduler and learner](deeprm/slowdown.png)
 
@@ -421,9 +430,15 @@ def rows(header: list[str], lines: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in [header, ["---"] * len(header), *lines])
 
 
-def of_sjf(entry: dict[str, Any]) -> str:
-    ratio, low, high = entry["of_sjf"]
-    return f"{entry['slowdown']:.2f}<br>{100 * ratio:.0f} % ({100 * low:.0f} to {100 * high:.0f})"
+def of_sjf(found: dict[str, Any] | None) -> str:
+    if found is None:
+        return "not finished"
+    ratio, low, high = found["of_sjf"]
+    return f"{found['slowdown']:.2f}<br>{100 * ratio:.0f} % ({100 * low:.0f} to {100 * high:.0f})"
+
+
+def further(found: dict[str, Any] | None) -> str:
+    return f"{found['completion']:.1f}<br>{100 * found['utilisation']:.0f} %" if found else "not finished"
 
 
 def curve_rows(curves: dict[str, Any]) -> list[list[str]]:
@@ -449,14 +464,9 @@ def page() -> None:
     text = TEXT.format(
         sequences=SEQUENCES,
         steps=STEPS,
+        patience=PATIENCE,
         table=rows(["load", *loads], [[name, *map(of_sjf, entries.values())] for name, entries in fresh.items()]),
-        further=rows(
-            ["load", *loads],
-            [
-                [name, *(f"{e['completion']:.1f}<br>{100 * e['utilisation']:.0f} %" for e in entries.values())]
-                for name, entries in fresh.items()
-            ],
-        ),
+        further=rows(["load", *loads], [[name, *map(further, entries.values())] for name, entries in fresh.items()]),
         greedy="Greedy actions are no alternative: an empty slot lets time pass as well as the action that is meant to, and what a policy "
         "is likely to do with all of its slots together may be the likeliest with none of them. Mean return of 100 greedy episodes, and "
         f"at the end of training: {ends}.",
