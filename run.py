@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 from absl import flags
 
-from tfpg import workdir
+from tfpg import programs, workdir
 from tfpg.config import PLACES, Config, check, check_values, closest, configured
 from tfpg.errors import EnvironmentFault, RunFault, UsageError
 
@@ -152,6 +152,12 @@ def place(device: str) -> str:
 def execute(arguments: list[str]) -> int:
     """Does what the command line asks for. Returns the exit code."""
     config, *further = map(configure, one_by_one(arguments))
+    with programs.kept(config.cache):
+        return perform(config, *further)
+
+
+def perform(config: Config, *further: Config) -> int:
+    """Starts TensorFlow and does what a checked configuration asks for. Returns the exit code."""
     with quiet():
         import tensorflow as tf
 

@@ -245,15 +245,17 @@ def draw_slowdown(judged: dict[str, Any]) -> None:
 
     figure, axes = pyplot.subplots(figsize=(9, 5.5), layout="constrained")
     for name, rates in judged.items():
-        x, y = zip(*((LOAD * float(rate), found["slowdown"]) for rate, found in rates.items() if found), strict=True)
+        points = [(LOAD * float(rate), found["slowdown"]) for rate, found in rates.items() if found]
+        if not points:
+            continue
         learner = name in LEARNERS
-        axes.plot(x, y, marker="o", ms=4, lw=1.8 if learner else 1.2, ls="-" if learner else "--", label=name)
+        axes.plot(*zip(*points, strict=True), marker="o", ms=4, lw=1.8 if learner else 1.2, ls="-" if learner else "--", label=name)
     axes.set(xlabel="offered load of each resource", ylabel="mean slowdown, every job counted", yscale="log")
     ticks = [1, 1.5, 2, 3, 5, 8, 12, 20]
     axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.minorticks_off()
     axes.grid(alpha=0.3)
-    axes.legend()
+    figure.legend(loc="outside right upper")
     figure.savefig(OUT / "slowdown.png", dpi=110)
     pyplot.close(figure)
 

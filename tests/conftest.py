@@ -15,6 +15,15 @@ settings.register_profile("tests", derandomize=True, max_examples=30, deadline=N
 settings.load_profile("tests")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _programs_of_these_tests(tmp_path_factory, worker_id):
+    """Runs in processes of their own find the programs of one another, and not those of the user."""
+    base = tmp_path_factory.getbasetemp()
+    with pytest.MonkeyPatch.context() as changed:
+        changed.setenv("XDG_CACHE_HOME", str(base if worker_id == "master" else base.parent))
+        yield
+
+
 @pytest.fixture(params=["python", "graph", "xla"])
 def mode(request):
     """Runs a function as plain Python, as a graph, or compiled by XLA: `mode(f)(*args)`. Components are entered below their decorator."""

@@ -215,7 +215,7 @@ def test_run_flags_hold_every_flag_and_give_the_same_configuration(tmp_path):
     (tmp_path / "run.flags").write_text(workdir.flagfile(config))
     assert run.configure([f"--flagfile={tmp_path}/run.flags"]) == config
     names = {line.split("=")[0].removeprefix("--") for line in workdir.flagfile(config).splitlines() if line.startswith("--")}
-    assert names == {field.name for field in dataclasses.fields(Config)} - {"mode", "workdir", "resume", "output"}
+    assert names == {field.name for field in dataclasses.fields(Config)} - {"mode", "workdir", "resume", "output", "cache"}
     default = workdir.flagfile(Config())
     (tmp_path / "run.flags").write_text(default)
     assert workdir.flagfile(run.configure([f"--flagfile={tmp_path}/run.flags"])) == default

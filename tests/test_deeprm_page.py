@@ -74,7 +74,7 @@ def test_the_page_follows_from_the_files(monkeypatch, tmp_path):
         "slowdown": slowdown, "completion": 2 * slowdown, "utilisation": 0.5, "of_sjf": [ratio, ratio - 0.05, ratio + 0.05],
     }  # fmt: skip
     fresh = {name: {str(rate): entry(4 * k, k) for rate in page.RATES} for name, k in (("SJF", 1.0), ("ppo", 0.625))}
-    fresh["npg"] = {**fresh["ppo"], "0.1": None}
+    fresh |= {"npg": {**fresh["ppo"], "0.1": None}, "leave-one-out": dict.fromkeys(fresh["ppo"])}
     known = {s: {name: {str(rate): 3.25 for rate in page.RATES} for name in schedulers.SCHEDULERS} for s in deeprm.SEMANTICS}
     curves = {"published, rate 0.7": {"return": [-211.6] * 300, "steps": 9_000_000, "seconds": 600.0, "greedy": -500.4}}
     speed = {"ours": 200.0, "plain": 4.0, "ratio_median": 50.0, "ratio_min": 49.0, "ratio_max": 52.0, "cores": 2.0}
@@ -87,6 +87,7 @@ def test_the_page_follows_from_the_files(monkeypatch, tmp_path):
     assert "| ppo | 2.50<br>62 % (57 to 68) |" in text
     assert "| ppo | 5.0<br>50 % |" in text
     assert text.count("| npg | not finished | ") == 2
+    assert text.count(f"| leave-one-out |{' not finished |' * 10}") == 2
     assert "| 0.7 | 200 | -211.6 | -211.6 | +0 % |" in text
     assert "| 0.7 | 400 | -160.7 | not run |  |" in text
     assert "published, rate 0.7 -500, -212." in text

@@ -13,7 +13,7 @@ from tfpg.envs import gym
 
 ROOT = Path(tfpg.__file__).parent
 FLOORS = {
-    0: ["types", "checks", "config", "errors", "algorithms"],
+    0: ["types", "checks", "config", "errors", "algorithms", "programs"],
     1: [
         "trees",
         "masks",

@@ -101,6 +101,7 @@ class Config:
     output: str = option("", RUN, "file that --mode=collect writes; empty: demonstrations.npz in --workdir")
     device: str = option("auto", RUN, "auto, cpu, gpu or tpu", choices=("auto", "cpu", "gpu", "tpu"))
     jit: bool = option(True, RUN, "compile with XLA")
+    cache: str = option("", RUN, "folder that keeps compiled programs for later runs; empty: the user's cache folder; none: nowhere")
 
     eval_episodes: int = option(100, JUDGE, "greedy episodes of an evaluation, and episodes to collect", low=1, high=1_000_000)
     eval_every: int = option(0, JUDGE, "iterations between evaluations; 0: only at the end", low=0, high=2**31 - 1)
@@ -150,7 +151,7 @@ def configured(**given: Any) -> Config:
     return Config(**{**defaults, **given})
 
 
-PLACES = ("mode", "workdir", "resume", "output")  # where a run lies and what is done with it: not part of what the run is
+PLACES = ("mode", "workdir", "resume", "output", "cache")  # where a run lies and what is done with it: not part of what the run is
 FREE = (*PLACES, "total_steps", "stop_at_return", "checkpoint_every", "progress", "tensorboard", "eval_every", "eval_episodes", "device")
 """Flags that a resumed run may change: they say how long and how watched, not what is learned."""
 
