@@ -41,7 +41,7 @@ def spread(values: list[float], digits: int = 1) -> str:
 def whole_process(arguments: list[str]) -> float:
     """Seconds from start to exit of one run in a directory of its own."""
     with tempfile.TemporaryDirectory() as directory:
-        command = [sys.executable, "run.py", "--algo=npg", *arguments, f"--workdir={directory}/run", "--progress=none"]
+        command = [sys.executable, "run.py", "--algo=npg", *arguments, f"--workdir={directory}/run", "--progress=none", "--cache=none"]
         begun = time.perf_counter()
         subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
         return time.perf_counter() - begun

@@ -18,7 +18,6 @@ import hashlib
 import importlib
 import inspect
 import json
-import os
 import re
 import shutil
 import signal
@@ -267,12 +266,6 @@ def state(task: Task) -> str:
     return "cut" if numbered(directory / "checkpoints") else "new"
 
 
-def with_shared_programs(root: Path) -> dict[str, str]:
-    """The environment of a run, with a directory where XLA keeps compiled programs: seeds of one experiment need the same ones."""
-    flags = f"--tf_xla_persistent_cache_directory={root / RUNS / 'xla'} --tf_xla_persistent_cache_read_only=false"
-    return {"TF_XLA_FLAGS": flags, **os.environ}
-
-
 class Processes:
     """The processes that are running, so that all of them can be asked to stop."""
 
@@ -295,9 +288,7 @@ class Processes:
                 if self.stopping:
                     raise RunFault("stopped before it began.")
                 # A session of its own: Ctrl-C comes once, through stop(), and the run saves.
-                child = subprocess.Popen(
-                    command, cwd=root, env=with_shared_programs(root), stdout=file, stderr=subprocess.STDOUT, start_new_session=True
-                )
+                child = subprocess.Popen(command, cwd=root, stdout=file, stderr=subprocess.STDOUT, start_new_session=True)
                 self.running.add(child)
             code = child.wait()
             self.running.discard(child)
