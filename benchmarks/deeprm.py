@@ -150,11 +150,13 @@ def judge() -> None:
     everyone |= {name: load(directory(name)) for name in trained}
     judged: dict[str, dict[str, Any]] = {name: {} for name in everyone}
     for rate in RATES:
-        sjf = measures(playing(schedulers.shortest_job_first, rate))
-        for name, choose in everyone.items():
-            schedule = playing(choose, rate)
-            done = schedule.finished.numpy().all()
-            judged[name][str(rate)] = found = entry(measures(schedule), sjf) if done else None
+        measured: dict[str, dict[str, np.ndarray]] = {}
+        for name, choose in everyone.items():  # SJF comes first
+            schedule, found = playing(choose, rate), None
+            if schedule.finished.numpy().all():
+                measured[name] = measures(schedule)
+                found = entry(measured[name], measured["SJF"])
+            judged[name][str(rate)] = found
             say(f"rate {rate}, {name}: " + (f"slowdown {found['slowdown']:.3f}" if found else "not finished"))
     both = {
         semantics: {
@@ -432,15 +434,19 @@ def rows(header: list[str], lines: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in [header, ["---"] * len(header), *lines])
 
 
-def of_sjf(found: dict[str, Any] | None) -> str:
-    if found is None:
-        return "not finished"
+def by_load(fresh: dict[str, Any], show: Callable[[dict[str, Any]], str]) -> str:
+    """A line for everyone, a column for each load."""
+    lines = [[name, *(show(found) if found else "not finished" for found in rates.values())] for name, rates in fresh.items()]
+    return rows(["load", *(f"{LOAD * rate:.2f}" for rate in RATES)], lines)
+
+
+def of_sjf(found: dict[str, Any]) -> str:
     ratio, low, high = found["of_sjf"]
     return f"{found['slowdown']:.2f}<br>{100 * ratio:.0f} % ({100 * low:.0f} to {100 * high:.0f})"
 
 
-def further(found: dict[str, Any] | None) -> str:
-    return f"{found['completion']:.1f}<br>{100 * found['utilisation']:.0f} %" if found else "not finished"
+def further(found: dict[str, Any]) -> str:
+    return f"{found['completion']:.1f}<br>{100 * found['utilisation']:.0f} %"
 
 
 def curve_rows(curves: dict[str, Any]) -> list[list[str]]:
@@ -460,15 +466,14 @@ def page() -> None:
     (fresh, known), curves, fast = read("judged.json").values(), read("curves.json"), read("speed.json")
     draw_slowdown(fresh)
     draw_curves(curves)
-    loads = [f"{LOAD * rate:.2f}" for rate in RATES]
     both = "; ".join(f"{name} {c['seconds'] / 60:.0f} min for {c['steps']:,} decisions" for name, c in curves.items())
     ends = "; ".join(f"{name} {c['greedy']:.0f}, {c['return'][-1]:.0f}" for name, c in curves.items())
     text = TEXT.format(
         sequences=SEQUENCES,
         steps=STEPS,
         patience=PATIENCE,
-        table=rows(["load", *loads], [[name, *map(of_sjf, entries.values())] for name, entries in fresh.items()]),
-        further=rows(["load", *loads], [[name, *map(further, entries.values())] for name, entries in fresh.items()]),
+        table=by_load(fresh, of_sjf),
+        further=by_load(fresh, further),
         greedy="Greedy actions are no alternative: an empty slot lets time pass as well as the action that is meant to, and what a policy "
         "is likely to do with all of its slots together may be the likeliest with none of them. Mean return of 100 greedy episodes, and "
         f"at the end of training: {ends}.",
