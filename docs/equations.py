@@ -89,9 +89,11 @@ def documented(body: Iterable[ast.stmt], prefix: str = "") -> Iterator[tuple[str
 def functions(root: Path) -> list[Named]:
     """What computes equations, with the ids in its docstring: `(PG-24, PG-32)`, `(PG-35 'togo')`."""
     found, outer = [], outer_modules(root)
-    for path in sorted(path for path in (root / "tfpg").rglob("*.py") if path.stem != "__init__"):
-        module = ".".join(path.relative_to(root / "tfpg").with_suffix("").parts)
-        for name, docstring in documented(ast.parse(path.read_text("utf-8")).body) if module not in outer else ():
+    modules = {".".join(path.relative_to(root / "tfpg").with_suffix("").parts): path for path in sorted((root / "tfpg").rglob("*.py"))}
+    for module, path in modules.items():
+        if module in outer or path.stem == "__init__":
+            continue
+        for name, docstring in documented(ast.parse(path.read_text("utf-8")).body):
             ids = re.findall(r"PG-\d+", " ".join(re.findall(r"\((PG-[^)]*)\)", docstring)))
             found.append(Named(path.relative_to(root).as_posix(), f"{module}.{name}", tuple(dict.fromkeys(ids))))
     return found
