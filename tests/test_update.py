@@ -230,6 +230,16 @@ def test_blocks_of_the_fisher_product_do_not_change_the_step(rng):
     tf.nest.map_structure(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), whole, blocked)
 
 
+@pytest.mark.parametrize("of", ["policy", "critic"])
+def test_the_flag_of_adams_epsilon_reaches_both_optimisers(of):
+    """Of a first gradient g the moments are (1-b1) g and (1-b2) g^2: the increment is alpha sqrt(1-b2) g / (sqrt(1-b2) |g| + epsilon)."""
+    made = make("ppo", learning_rate=0.3, critic_learning_rate=0.3, gradient_clip=0.0, adam_epsilon=0.02)
+    optimizer = made.improve.optimizer if of == "policy" else made.critic.optimizer
+    g = np.array([0.5, -0.04], np.float32)
+    increment, _ = optimizer.update(tf.constant(g), optimizer.init(tf.zeros(2)))
+    np.testing.assert_allclose(increment, 0.3 * 0.001**0.5 * g / (0.001**0.5 * np.abs(g) + 0.02), rtol=1e-5)
+
+
 def test_only_what_a_row_needs_is_in_its_state(rng):
     for name, filled in [("reinforce", ()), ("npg", ("value",)), ("ppo_kl", ("value", "penalty")), ("pathwise", ("model",))]:
         made = make(**VARIANTS[name])

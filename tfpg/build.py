@@ -90,7 +90,8 @@ def make_value(config: Config, spaces: Spaces, memory: int) -> Value:
 
 def make_optimizer(config: Config, name: str, learning_rate: float) -> Optimizer:
     """An optimiser by name, behind --gradient_clip."""
-    optimizer = OPTIMIZERS[name](learning_rate)
+    make = functools.partial(optimizers.adam, epsilon=config.adam_epsilon) if name == "adam" else OPTIMIZERS[name]
+    optimizer = make(learning_rate)
     return optimizers.clipped(optimizer, config.gradient_clip) if config.gradient_clip else optimizer
 
 

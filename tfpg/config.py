@@ -76,6 +76,7 @@ class Config:
     optimizer: str = option("adam", FIRST, f"of the rows without natural gradient: {', '.join(OPTIMIZERS)}", choices=OPTIMIZERS)
     learning_rate: float = option(0.01, FIRST, "its learning rate", low=0, high=1e6)
     gradient_clip: float = option(0.0, FIRST, "longest gradient that is used as it is; 0: any", low=0, high=1e9)
+    adam_epsilon: float = option(1e-7, FIRST, "what Adam adds to the root of its mean square, policy and critic alike", low=1e-12, high=1)
     critic_learning_rate: float = option(1e-3, FIRST, "learning rate of critic and model (Adam)", low=0, high=1e6)
     critic_epochs: int = option(5, FIRST, "passes over the batch to fit them", low=1, high=10_000)
     critic_minibatches: int = option(8, FIRST, "minibatches of each pass", low=1, high=1_000_000)
@@ -212,6 +213,7 @@ def _check_read(config: Config, row: Algorithm) -> None:
         "shrink": (row.improve == "natural_search", "--algo=trpo reads it"),
         "optimizer": (not natural, "the rows without natural gradient read it"),
         "learning_rate": (not natural, "the rows without natural gradient read it; --critic_learning_rate is the critic's"),
+        "adam_epsilon": (fitted or (not natural and config.optimizer == "adam"), "rows that use Adam read it"),
         "gradient_clip": (fitted or not natural, "rows that take first-order steps read it"),
         "epochs": (again, "--algo=ppo, ppo_kl, off_policy and pathwise read it"),
         "minibatches": (again, "--algo=ppo, ppo_kl, off_policy and pathwise read it"),
