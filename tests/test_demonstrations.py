@@ -568,7 +568,9 @@ def test_an_overlap_that_is_no_number_is_a_refusal():
     optimizer = optimizers.sgd(0.1)
     settings = improve.Settings(optimizer, 0.1, 0.1, 0.1, 1, 0.5, 1, epochs=3, least_overlap=0.0)
     step = {"w": tf.constant([np.nan, 5.0])}
-    one = problem.Problem(lambda _: 0.0, lambda _: step, lambda _: 0.0, lambda v: v, lambda _: tf.constant(np.nan), 1, lambda _: one)
+    one = problem.Problem(
+        lambda _: 0.0, lambda _: step, lambda _: 0.0, lambda: None, lambda _: {}, lambda _: tf.constant(np.nan), 1, lambda _: one
+    )
     found, memory, info = improve.epochs(one, theta, optimizer.init(theta), settings, FULL, SEED)
     np.testing.assert_array_equal(found["w"], theta["w"])
     tf.nest.map_structure(np.testing.assert_array_equal, memory, optimizer.init(theta))

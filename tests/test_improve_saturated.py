@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfpg import improve, nets, optimizers, policies, surrogates
+from tfpg import improve, nets, optimizers, policies, surrogates, trees
 from tfpg.gradients import fisher_vector_product, gradient
 from tfpg.types import Problem
 
@@ -26,8 +26,11 @@ def certain(margin):
     def divergence(params):
         return surrogates.weighted_sum(weight, old.kl_divergence(policy.distribution(policy.parameters(params, observation))))
 
-    fisher = lambda v: fisher_vector_product(policy, theta, observation, weight, v)  # noqa: E731
-    return theta, Problem(objective, lambda t: gradient(objective, t)[1], divergence, fisher, lambda t: 1.0, 8, lambda rows: None)
+    flat = lambda v: trees.flatten(fisher_vector_product(policy, theta, observation, weight, trees.unflatten(v, theta)))  # noqa: E731
+    fisher = lambda: flat  # noqa: E731
+    return theta, Problem(
+        objective, lambda t: gradient(objective, t)[1], divergence, fisher, lambda t: {}, lambda t: 1.0, 8, lambda rows: None
+    )
 
 
 def settings():

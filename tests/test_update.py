@@ -224,10 +224,28 @@ def test_a_keras_network_learns_through_the_same_update(rng):
     assert differs(after.value, state.value)
 
 
-def test_blocks_of_the_fisher_product_do_not_change_the_step(rng):
-    made, state, t = prepare(rng)
-    whole, blocked = (make_update(made._replace(fisher_block=size))(state, t, SEED, FULL)[0].policy for size in (10**6, 4))
-    tf.nest.map_structure(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), whole, blocked)
+@pytest.mark.parametrize("algo", ["npg", "npg_fixed", "trpo"])
+@pytest.mark.parametrize("kind", ["discrete", "real"])
+def test_neither_parts_nor_blocks_change_the_step(algo, kind, rng):
+    """With wide layers, whose factors are kept, and narrow ones."""
+    for hidden in ("6", "40,40"):
+        made, state, t = prepare(rng, algo=algo, kind=kind, hidden=hidden)
+        steps = [make_update(made._replace(shards=n, fisher_block=size))(state, t, SEED, FULL)[0] for n, size in ((1, 10**6), (3, 4))]
+        moved = [trees.flatten(step.policy) - trees.flatten(state.policy) for step in steps]
+        np.testing.assert_allclose(*moved, rtol=1e-3, atol=1e-4 * np.abs(moved[0]).max())
+        assert np.abs(moved[0]).max() > 1e-3
+
+
+@pytest.mark.parametrize("name", ["npg", "trpo", "ppo", "ppo_kl-real", "togo-scaled", "off_policy-causal", "q-sarsa", "pathwise"])
+def test_an_update_in_pieces_is_the_update(name, rng):
+    """Programs side by side come to what one program comes to, statistics and critic included."""
+    made, state, t = prepare(rng, whole=True, **VARIANTS[name])
+    piece = lambda f: tf.function(f, autograph=False)  # noqa: E731
+    whole, pieces = (tf.function(make, autograph=False)(state, t, SEED, FULL) for make in (make_update(made), make_update(made, piece)))
+    tf.nest.assert_same_structure(whole, pieces)
+    for a, b in zip(tf.nest.flatten(whole), tf.nest.flatten(pieces), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+    assert differs(whole[0].policy, state.policy)
 
 
 @pytest.mark.parametrize("of", ["policy", "critic"])

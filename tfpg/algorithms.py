@@ -87,6 +87,11 @@ def fits_q(row: Algorithm) -> bool:
     return row.critic in ("sarsa", "q_learning") or (row.critic == "monte_carlo" and row.psi in ACTION_VALUE)
 
 
+def natural(row: Algorithm) -> bool:
+    """Whether the policy is improved by a natural gradient."""
+    return row.improve.startswith("natural")
+
+
 def in_columns(row: Algorithm) -> bool:
     """Whether the objective reads whole columns of a trajectory (its weights are products over time), not single samples."""
     return row.surrogate in (*WEIGHTS, "guided")

@@ -153,6 +153,7 @@ def make_learner(config: Config, spaces: Spaces) -> Learner:
         critic=Fit(make_optimizer(config, "adam", config.critic_learning_rate), config.critic_epochs, config.critic_minibatches),
         horizon=Horizon(config.discount, config.gae_lambda, config.n_steps),
         fisher_block=config.fisher_block,
+        shards=config.shards,
         noise_repeat=config.noise_repeat,
         group=config.group,
     )

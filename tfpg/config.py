@@ -73,6 +73,9 @@ class Config:
     backtracks: int = option(10, NATURAL, "step lengths that trpo tries", low=1, high=1000)
     shrink: float = option(0.8, NATURAL, "factor from one of these lengths to the next", low=1e-6, high=1 - 1e-6)
     fisher_block: int = option(2048, NATURAL, "samples per block of the Fisher-vector product", low=1, high=2**31 - 1)
+    shards: int = option(
+        2, NATURAL, "parts of a batch whose Fisher products are computed side by side, one for each core", low=1, high=1024
+    )
     optimizer: str = option("adam", FIRST, f"of the rows without natural gradient: {', '.join(OPTIMIZERS)}", choices=OPTIMIZERS)
     learning_rate: float = option(0.01, FIRST, "its learning rate", low=0, high=1e6)
     gradient_clip: float = option(0.0, FIRST, "longest gradient that is used as it is; 0: any", low=0, high=1e9)
@@ -197,7 +200,7 @@ def _check_row(config: Config) -> None:
 
 def _check_read(config: Config, row: Algorithm) -> None:
     """Raises UsageError for a flag that was changed and that nothing in this run reads."""
-    natural, again = row.improve.startswith("natural"), row.improve == "epochs"
+    natural, again = algorithms.natural(row), row.improve == "epochs"
     weighed = row.surrogate in (*WEIGHTS, "guided")
     fitted = algorithms.needs_critic(row) or config.algo == "pathwise" or config.clone_epochs > 0
     estimated = config.algo != "pathwise" and not config.guidance
@@ -208,6 +211,7 @@ def _check_read(config: Config, row: Algorithm) -> None:
         "damping": (natural, "--algo=npg, npg_fixed and trpo read it"),
         "cg_iterations": (natural, "--algo=npg, npg_fixed and trpo read it"),
         "fisher_block": (natural, "--algo=npg, npg_fixed and trpo read it"),
+        "shards": (natural, "--algo=npg, npg_fixed and trpo read it"),
         "step_size": (row.improve == "natural_fixed", "--algo=npg_fixed reads it"),
         "backtracks": (row.improve == "natural_search", "--algo=trpo reads it"),
         "shrink": (row.improve == "natural_search", "--algo=trpo reads it"),
@@ -251,7 +255,7 @@ def _check_fitting(config: Config, row: Algorithm) -> None:
             raise UsageError(
                 f"--hidden={config.hidden} does not go with --network=gru: the last width is the size of its memory, as in 64,64."
             )
-        if row.improve.startswith("natural"):
+        if algorithms.natural(row):
             raise UsageError(
                 f"--network=gru does not go with --algo={config.algo}: the Fisher product cannot pass its memory; "
                 "ppo, ppo_kl, a2c, actor_critic and the reinforce rows learn with it, and --window=4 goes with every row."

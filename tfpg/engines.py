@@ -1,9 +1,10 @@
 """Engines: how one iteration is made, whoever simulates. In graph, through a simulator in Python, or from a file of demonstrations."""
 
 import dataclasses
+import functools
 import inspect
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -61,12 +62,18 @@ def _sizes(config: Config, kind: str, time_limit: int) -> tuple[int, int]:
     return n, horizon
 
 
-def graph_engine(config: Config, environment: Environment, learner: Learner) -> Engine:
-    """Collecting and updating as one compiled program."""
-    n, horizon = _sizes(config, "graph", environment.time_limit)
-    collect, update = make_collect(environment, learner, n, horizon), make_update(learner)
+def compiler(config: Config) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """What makes a program of a function, as --jit has it."""
+    return functools.partial(tf.function, jit_compile=config.jit, autograph=False)
 
-    @tf.function(jit_compile=config.jit, autograph=False)
+
+def graph_engine(config: Config, environment: Environment, learner: Learner) -> Engine:
+    """Collecting and updating without leaving the graph, in compiled programs."""
+    n, horizon = _sizes(config, "graph", environment.time_limit)
+    piece = compiler(config)
+    collect, update = piece(make_collect(environment, learner, n, horizon)), make_update(learner, piece)
+
+    @tf.function(autograph=False)
     def iterate(state: TrainState, carry: Nest, seed: tf.Tensor, pace: tf.Tensor) -> tuple[TrainState, Nest, Metrics]:
         seeds = tf.random.experimental.stateless_split(seed, 2)
         carry, trajectory, episodes = collect(state, carry, seeds[0])
@@ -116,7 +123,7 @@ def open_graph(config: Config) -> Environment:
 def python_engine(config: Config, name: str, learner: Learner, time_limit: int) -> Engine:
     """Collecting step by step in Python, updating in one compiled program. The environments open at the first iteration after `begin`."""
     n, horizon = _sizes(config, "python", time_limit)
-    update = tf.function(make_update(learner), jit_compile=config.jit, autograph=False)
+    update = tf.function(make_update(learner, compiler(config)), autograph=False)
     play, streams = evaluate.in_python(learner), list[Stream]()
 
     begun_with: list[tf.Tensor] = []

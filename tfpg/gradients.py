@@ -5,8 +5,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfpg import trees
-from tfpg.types import Nest, Policy
+from tfpg import nets, trees
+from tfpg.types import Factors, Nest, Policy
 
 
 def gradient(objective: Callable[[Nest], tf.Tensor], params: Nest) -> tuple[tf.Tensor, Nest]:
@@ -63,26 +63,85 @@ def fisher_vector_product(policy: Policy, params: Nest, observation: tf.Tensor, 
     return tape.gradient(p, params, output_gradients=weighted, unconnected_gradients="zero")
 
 
-def blocked_fisher_vector_product(
-    policy: Policy, params: Nest, observation: tf.Tensor, weight: tf.Tensor, block: int
-) -> Callable[[Nest], Nest]:
-    """v -> F v, walking the batch in blocks of samples so that activations stay in cache and memory does not grow with the batch.
+def combinations(policy: Policy, outputs: int) -> tf.Tensor:
+    """c [K, R]: the combinations of a network's K outputs that matter, each by itself, or y_r - y_K where only differences do."""
+    if not policy.relative:
+        return tf.eye(outputs)
+    return tf.eye(outputs)[:, :-1] - tf.eye(outputs)[:, -1:]
 
-    The last block is filled up with copies of a sample, at weight 0. Args: as above, with M known at trace time; block: samples per block.
+
+def fisher_from_factors(policy: Policy, params: Nest, f: Factors, weight: tf.Tensor, v: Nest) -> Nest:
+    """`fisher_vector_product` from the factors of the network's Jacobian, which do not change from product to product   (PG-105).
+
+    Two matrix products for each layer instead of five, and R passes over its width. Where only differences of outputs matter, a tangent
+    that moves the last output not at all stands for all those with the same differences.
+
+    Args: f: of M samples, for `combinations`; weight [M]; v: nest like params. Returns: nest like params.
     """
-    samples = observation.shape[0]
-    blocks = -(-samples // block)
-    if blocks <= 1:
-        return lambda v: fisher_vector_product(policy, params, observation, weight, v)
-    padding = blocks * block - samples
-    filled = tf.concat([observation, tf.repeat(observation[:1], padding, axis=0)], axis=0)
-    observations = tf.reshape(filled, [blocks, block, *observation.shape[1:]])
-    weights = tf.reshape(tf.concat([weight, tf.zeros([padding], weight.dtype)], axis=0), [blocks, block])
+    own = lambda nest: nest[policy.part] if policy.part else nest  # noqa: E731
+    along = nets.forward(f, own(v))
+    missing = f.output.shape[-1] - along.shape[-1]
+    with tf.GradientTape() as tape:
+        tape.watch((params, f.output))
+        with tf.autodiff.ForwardAccumulator((params, f.output), (v, tf.pad(along, [[0, 0], [0, missing]]))) as accumulator:
+            p = policy.head(params, f.output)
+    fjv = head_fisher(policy.distribution, p, accumulator.jvp(p, unconnected_gradients="zero"))
+    weighted = tf.nest.map_structure(lambda leaf: leaf * tf.reshape(weight, [-1] + [1] * (leaf.shape.rank - 1)), fjv)
+    rest, u = tape.gradient(p, (params, f.output), output_gradients=weighted, unconnected_gradients="zero")
+    found = nets.back(f, u[:, : along.shape[-1]])
+    return {**rest, policy.part: found} if policy.part else found
 
-    def product(v: Nest) -> Nest:
-        def add(i: tf.Tensor, total: Nest) -> tuple[tf.Tensor, Nest]:
-            return i + 1, trees.axpy(1.0, fisher_vector_product(policy, params, observations[i], weights[i], v), total)
 
-        return tf.while_loop(lambda i, _: i < blocks, add, (tf.constant(0), trees.zeros_like(v)))[1]
+KEPT_BYTES = 2**28
+PASS = 50  # multiplications of a matrix product that take as long as one pass over a number in cache
 
-    return product
+
+def worth_keeping(policy: Policy, params: Nest, samples: int) -> bool:
+    """Whether factors make the product faster, in memory that does not grow with the batch: if not, each product makes its pass anew."""
+    if policy.net is None or policy.net.factors is None:
+        return False
+    kernels = [layer["kernel"].shape for layer in (params[policy.part] if policy.part else params)]
+    rows = kernels[-1][1] - policy.relative
+    products, widths = sum(n * m for n, m in kernels), sum(m for _, m in kernels)
+    numbers = sum(n for n, _ in kernels) + rows * widths
+    return PASS * rows * widths < 3 * products and 4 * samples * numbers <= KEPT_BYTES
+
+
+def in_blocks(x: Nest, size: int) -> Nest:
+    """M samples as blocks that stay in cache: leaves [M, ...] -> [blocks, size, ...], the last one filled up with zeros."""
+
+    def leaf(x: tf.Tensor) -> tf.Tensor:
+        block = min(size, x.shape[0])
+        missing = -x.shape[0] % block
+        filled = tf.pad(x, [[0, missing], *[[0, 0]] * (x.shape.rank - 1)]) if missing else x
+        return tf.reshape(filled, [-1, block, *x.shape[1:]])
+
+    return tf.nest.map_structure(leaf, x)
+
+
+def over_blocks(of: Callable[[Nest], Nest], blocks: Nest, like: Nest) -> Nest:
+    """sum_i of(block i), shaped like `like`: memory does not grow with the number of blocks. Args: blocks: leaves [blocks, size, ...]."""
+    count, one = tf.nest.flatten(blocks)[0].shape[0], lambda i: of(tf.nest.map_structure(lambda x: x[i], blocks))
+    if count == 1:
+        return one(0)
+    add = lambda i, total: (i + 1, trees.axpy(1.0, one(i), total))  # noqa: E731
+    return tf.while_loop(lambda i, _: i < count, add, (tf.constant(0), trees.zeros_like(like)))[1]
+
+
+def keep_factors(policy: Policy, params: Nest, blocks: tf.Tensor) -> Factors:
+    """The factors of each block, for all Fisher products of one batch: observations [blocks, size, O] -> leaves [blocks, ...]."""
+    net, w = policy.net, params[policy.part] if policy.part else params
+    c = tf.cast(combinations(policy, w[-1]["kernel"].shape[1]), blocks.dtype)
+    if blocks.shape[0] == 1:
+        return tf.nest.map_structure(lambda x: x[None], net.factors(w, blocks[0], c))
+    types = tf.nest.map_structure(lambda _: blocks.dtype, Factors(0, (0,) * len(w), (0,) * len(w)))
+    return tf.map_fn(lambda x: net.factors(w, x, c), blocks, fn_output_signature=types)
+
+
+def fisher_product(policy: Policy, params: Nest, data: Nest, weight: tf.Tensor, v: Nest) -> Nest:
+    """F v   (PG-105), block by block.
+
+    Args: data: factors, or observations [blocks, size, O]; weight [blocks, size]; v: nest like params. Returns: nest like params.
+    """
+    product: Callable[..., Nest] = fisher_from_factors if isinstance(data, Factors) else fisher_vector_product
+    return over_blocks(lambda block: product(policy, params, *block, v), (data, weight), v)

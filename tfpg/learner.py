@@ -46,6 +46,7 @@ class Learner(NamedTuple):
     horizon: Horizon
     fisher_block: int
     noise_repeat: int = 1  # steps for which exploration noise is held
+    shards: int = 1  # parts of a batch whose share of a natural gradient is computed side by side
     group: int = 1  # environments side by side that begin alike, and whose baseline is made of one another
 
 

@@ -10,11 +10,12 @@ from tfpg.types import Nest
 
 
 class Solution(NamedTuple):
-    """x with A x = b up to `residual` = ||b - A x|| / ||b||, as the recursion sees it (0 for b = 0), after `iterations` products."""
+    """x with A x = b up to `rest` = b - A x, as the recursion sees it, after `iterations` products; `residual` = ||rest|| / ||b||."""
 
     x: Nest
     residual: tf.Tensor
     iterations: tf.Tensor
+    rest: Nest
 
 
 def conjugate_gradient(matvec: Callable[[Nest], Nest], b: Nest, iterations: int, tolerance: float = 1e-10) -> Solution:
@@ -43,9 +44,9 @@ def conjugate_gradient(matvec: Callable[[Nest], Nest], b: Nest, iterations: int,
         return k + 1, trees.axpy(alpha, p, x), r, trees.axpy(rr_next / rr, p, r), rr_next, curved
 
     start = (tf.constant(0), trees.zeros_like(b), b, b, bb, tf.constant(True))
-    k, x, _, _, rr, _ = tf.while_loop(unfinished, step, start)
+    k, x, rest, _, rr, _ = tf.while_loop(unfinished, step, start)
     safe = tf.where(bb > 0, bb, tf.ones_like(bb))
-    return tf.nest.map_structure(tf.stop_gradient, Solution(x, tf.sqrt(rr / safe), k))
+    return tf.nest.map_structure(tf.stop_gradient, Solution(x, tf.sqrt(rr / safe), k, rest))
 
 
 def identity(matrix: tf.Tensor) -> tf.Tensor:

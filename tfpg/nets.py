@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from tfpg import checks
 from tfpg.errors import UsageError
-from tfpg.types import Nest, Net
+from tfpg.types import Factors, Nest, Net
 
 ACTIVATIONS = {"tanh": tf.tanh, "relu": tf.nn.relu, "elu": tf.nn.elu, "swish": tf.nn.swish}
 
@@ -63,7 +63,39 @@ def mlp(
             x = linear(layer, squash(x))
         return x
 
-    return Net(init, apply)
+    def factors(params: Nest, x: tf.Tensor, c: tf.Tensor) -> Factors:
+        below, *above = params
+        inputs, bends, z = [x], [], linear(below, x)
+        for layer in above:
+            with tf.GradientTape() as tape:
+                tape.watch(z)
+                inputs.append(squash(z))
+            bends.append(tape.gradient(inputs[-1], z))  # s'(z)
+            z = linear(layer, inputs[-1])
+        slopes = [tf.broadcast_to(tf.transpose(c)[:, None], [c.shape[1], x.shape[0], c.shape[0]])]
+        for layer, bend in zip(reversed(above), reversed(bends), strict=True):
+            slopes.insert(0, bend * (slopes[0] @ tf.transpose(layer["kernel"])))
+        return Factors(z, tuple(inputs), tuple(slopes))
+
+    return Net(init, apply, factors=factors if first is tf.matmul else None)
+
+
+def forward(f: Factors, v: Nest) -> tf.Tensor:
+    """J v: c_r . dy of each sample, [M, R], when the parameters move along v   (PG-105)."""
+    along = [tf.reduce_sum(slope * linear(layer, h), axis=-1) for layer, h, slope in zip(v, f.inputs, f.slopes, strict=True)]
+    return tf.transpose(tf.add_n(along))
+
+
+def back(f: Factors, u: tf.Tensor) -> Nest:
+    """J^T u = sum_m sum_r u_mr d(c_r . y_m)/dw   (PG-105). Args: u [M, R]. Returns: a nest like the network's parameters."""
+
+    def layer(h: tf.Tensor, slope: tf.Tensor) -> dict[str, tf.Tensor]:
+        e = tf.reduce_sum(tf.transpose(u)[..., None] * slope, axis=0)
+        narrow = e.shape[1] < h.shape[1]  # products of many rows by few columns are slow on processors: the few go first
+        kernel = tf.transpose(tf.matmul(e, h, transpose_a=True)) if narrow else tf.matmul(h, e, transpose_a=True)
+        return {"kernel": kernel, "bias": tf.reduce_sum(e, axis=0)}
+
+    return tuple(layer(h, slope) for h, slope in zip(f.inputs, f.slopes, strict=True))
 
 
 def gru_cell(recurrent: tf.Tensor, drive: tf.Tensor, h: tf.Tensor) -> tf.Tensor:

@@ -19,11 +19,14 @@ NEVER = -1e9
 """The logit of an action that there is not: exp(NEVER - anything a network says) is 0, and 0 times NEVER is no NaN."""
 
 
-def remembering(policy: Policy, net: Net, head: Callable[[Nest, tf.Tensor], dict[str, tf.Tensor]], part: str = "") -> Policy:
-    """The policy with `advance` and `memory` where its network is recurrent; otherwise the policy as it is.
+def made_of(
+    policy: Policy, net: Net, head: Callable[[Nest, tf.Tensor], dict[str, tf.Tensor]], part: str = "", relative: bool = False
+) -> Policy:
+    """The policy with the network and the head that it is made of, and with `advance` and `memory` where the network is recurrent.
 
     Args: head: (theta, outputs of the network) -> parameters; part: the entry of theta that is the network's, if theta has more.
     """
+    policy = policy._replace(net=net, head=head, part=part, relative=relative)
     if net.step is None:
         return policy
     step = net.step
@@ -62,7 +65,7 @@ def categorical(net: Net, actions: int, start: int = 0, dtype: tf.DType = tf.flo
         return tf.argmax(p["logits"], axis=-1, output_type=tf.int32)
 
     policy = Policy(net.init, parameters, distribution, noise, act, mode, lambda action: action + start)
-    return remembering(policy, net, lambda params, y: head(y))
+    return made_of(policy, net, lambda params, y: head(y), relative=True)
 
 
 def units(low: Sequence[float], high: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
@@ -119,7 +122,7 @@ def gaussian(
     def to_env(action: tf.Tensor) -> tf.Tensor:
         return tf.clip_by_value(middle + half * action, lowest, highest)
 
-    return remembering(Policy(init, parameters, distribution, noise, act, lambda p: p["loc"], to_env), net, head, "net")
+    return made_of(Policy(init, parameters, distribution, noise, act, lambda p: p["loc"], to_env), net, head, "net")
 
 
 def multi_categorical(net: Net, sizes: Sequence[int], starts: Sequence[int] | None = None, dtype: tf.DType = tf.float32) -> Policy:
@@ -153,7 +156,7 @@ def multi_categorical(net: Net, sizes: Sequence[int], starts: Sequence[int] | No
         return one.noise(tf.concat([tf.cast(batch, tf.int32), [len(count)]], axis=0), seed)
 
     policy = Policy(net.init, parameters, distribution, noise, one.act, one.mode, lambda action: action + first)
-    return remembering(policy, net, lambda params, y: head(y))
+    return made_of(policy, net, lambda params, y: head(y))
 
 
 def shaped(policy: Policy, shape: Sequence[int]) -> Policy:

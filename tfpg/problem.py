@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from tfpg import gradients, importance, off_policy, pathwise, returns, surrogates
+from tfpg import gradients, importance, off_policy, pathwise, returns, surrogates, trees
 from tfpg.algorithms import WEIGHTS, in_columns
 from tfpg.learner import Learner
 from tfpg.types import Nest, Problem, TrainState
@@ -26,6 +26,9 @@ class Batch(NamedTuple):
     mask: Nest = ()
     baseline: Nest = ()
     scale: Nest = ()
+
+
+OUTCOME = ("surrogate_gain", "kl", "entropy")
 
 
 class Terms(NamedTuple):
@@ -152,8 +155,15 @@ def policy_problem(learner: Learner, state: TrainState, batch: Batch, pace: tf.T
     def divergence(theta: Nest) -> tf.Tensor:
         return surrogates.weighted_sum(batch.share, old().kl_divergence(look(theta)))
 
-    def fisher(v: Nest) -> Nest:
-        return gradients.blocked_fisher_vector_product(policy, params, batch.observation, batch.share, learner.fisher_block)(v)
+    def fisher() -> Callable[[tf.Tensor], tf.Tensor]:
+        observation, weight = batch.observation[None], batch.share[None]
+        data = prepared(learner, params, observation)
+        return lambda v: fisher_product(learner, params, data, weight, v)
+
+    def outcome(theta: Nest) -> dict[str, tf.Tensor]:
+        gain = objective(theta) - objective(params)
+        entropy = surrogates.weighted_sum(batch.share, old().entropy())
+        return dict(zip(OUTCOME, (gain, divergence(theta), entropy), strict=True))
 
     def overlap(theta: Nest) -> tf.Tensor:
         return effective_share(row.surrogate, look(theta).log_prob(batch.action), batch) if in_columns(row) else tf.constant(1.0)
@@ -164,7 +174,62 @@ def policy_problem(learner: Learner, state: TrainState, batch: Batch, pace: tf.T
     def gradient(theta: Nest) -> Nest:
         return gradients.gradient(objective, theta)[1]
 
-    return Problem(objective, gradient, divergence, fisher, overlap, batch.weight.shape[axis], part)
+    return Problem(objective, gradient, divergence, fisher, outcome, overlap, batch.weight.shape[axis], part)
+
+
+def prepared(learner: Learner, params: Nest, observation: tf.Tensor) -> Nest:
+    """What the Fisher products of a batch share, in the form that is faster: observations [blocks, size, O], or the factors of each."""
+    blocks, size, _ = observation.shape
+    keep = gradients.worth_keeping(learner.policy, params, blocks * size)
+    return gradients.keep_factors(learner.policy, params, observation) if keep else observation
+
+
+def fisher_product(learner: Learner, params: Nest, data: Nest, weight: tf.Tensor, v: tf.Tensor) -> tf.Tensor:
+    """F v for the leaves of theta as one vector: v [P] -> [P]."""
+    return trees.flatten(gradients.fisher_product(learner.policy, params, data, weight, trees.unflatten(v, params)))
+
+
+def shards(batch: Batch, count: int, block: int) -> list[Batch]:
+    """A batch of samples in `count` parts of neighbours, as equal as can be (of fewer samples, fewer parts), each in blocks.
+
+    The last block is filled up with zeros, which are its weights there too.
+    """
+    samples = batch.weight.shape[0]
+    count = min(count, samples)
+    sizes = [samples // count + (i < samples % count) for i in range(count)]
+    pieces = [tf.split(leaf, sizes) for leaf in tf.nest.flatten(batch)]
+    return [gradients.in_blocks(tf.nest.pack_sequence_as(batch, list(part)), block) for part in zip(*pieces, strict=True)]
+
+
+def side_by_side(
+    learner: Learner, state: TrainState, parts: list[Batch], pace: tf.Tensor, seed: tf.Tensor, piece: Callable[..., Any]
+) -> Problem:
+    """The problem of a batch in parts and blocks: every sum over the batch is the sum of what each part comes to by itself, block by block.
+
+    Args: parts: of `shards`; piece: makes a program of a function. Programs that do not wait for one another run at the same time.
+    """
+    params, zero = state.policy, tf.zeros([], parts[0].psi.dtype)
+    like = {"objective": zero, "gradient": params, "divergence": zero, "outcome": dict.fromkeys(OUTCOME, zero)}
+
+    def summed(name: str) -> Callable[[Nest], Nest]:
+        def part(batch: Batch, theta: Nest) -> Nest:
+            of = lambda block: getattr(policy_problem(learner, state, block, pace, seed), name)(theta)  # noqa: E731
+            return gradients.over_blocks(of, batch, like[name])
+
+        program = piece(part)
+        return lambda theta: tf.nest.map_structure(lambda *x: tf.add_n(x), *[program(batch, theta) for batch in parts])
+
+    def fisher() -> Callable[[tf.Tensor], tf.Tensor]:
+        prepare = piece(lambda observation: prepared(learner, params, observation))
+        product = piece(lambda data, weight, v: fisher_product(learner, params, data, weight, v))
+        data = [prepare(batch.observation) for batch in parts]
+        return lambda v: tf.add_n([product(x, batch.share, v) for x, batch in zip(data, parts, strict=True)])
+
+    def nothing(_: Nest) -> Any:
+        raise NotImplementedError("a batch in blocks is improved upon as a whole")
+
+    objective, gradient, divergence, outcome = map(summed, like)
+    return Problem(objective, gradient, divergence, fisher, outcome, overlap=nothing, units=0, part=nothing)
 
 
 def effective_share(form: str, log_prob: tf.Tensor, batch: Batch) -> tf.Tensor:

@@ -56,6 +56,9 @@ class Policy(NamedTuple):
     `parameters` gives the numbers that fix the action distribution (logits; or location and log standard deviation),
     `distribution` makes the TFP distribution of them. An action is a deterministic function of those numbers and of noise:
     a = act(parameters, noise), noise ~ a fixed law that does not depend on theta.
+
+    Where `parameters` is made of a network and a head, they are there too: parameters(theta, o) = head(theta, net(theta[part], o)),
+    or head(theta, net(theta, o)) where theta is the network's alone (`part` is empty).
     """
 
     init: Callable[[tf.Tensor], Nest]  # seed [2] -> theta
@@ -67,6 +70,10 @@ class Policy(NamedTuple):
     to_env: Callable[[tf.Tensor], tf.Tensor]  # action -> action in the environment's own units
     advance: Any = None  # of a recurrent policy: theta, observation [N, O], memory [N, H] -> parameters, memory
     memory: int = 0  # H, the width of that memory
+    net: Any = None
+    head: Any = None
+    part: str = ""
+    relative: bool = False  # only differences of the network's outputs matter, as of logits
 
 
 class Value(NamedTuple):
@@ -80,8 +87,21 @@ class Value(NamedTuple):
     every: Callable[[Nest, tf.Tensor], tf.Tensor] | None = None
 
 
+class Factors(NamedTuple):
+    """What the Jacobian of a network of layers z_l = h_l W_l + b_l is made of, at M inputs, for R combinations c_r . y of its K outputs.
+
+    Of each sample, d(c_r . y)/dW_l is the outer product of `inputs[l]` and `slopes[l][r]`, and d(c_r . y)/db_l is `slopes[l][r]`.
+    """
+
+    output: tf.Tensor  # y [M, K]
+    inputs: tuple[tf.Tensor, ...]  # h_l [M, in_l]
+    slopes: tuple[tf.Tensor, ...]  # d(c_r . y)/dz_l [R, M, out_l]
+
+
 class Net(NamedTuple):
     """A function of explicit parameters: `init(seed [2]) -> w`, `apply(w, x [B, ..., D]) -> [B, ..., K]`.
+
+    One whose parameters are a tuple of {'kernel', 'bias'} may give `factors(w, x [M, D], c [K, R])` of its Jacobian.
 
     A recurrent network carries `memory` numbers h from step to step. `step(w, x [N, D], h [N, H]) -> [N, K], h` is one step, for acting;
     `apply(w, (x_t [T, N, D], first_t [T, N] bool, h [1, N, H])) -> [T, N, K]` is all of them in a row. It begins with h, which is data (no
@@ -92,6 +112,7 @@ class Net(NamedTuple):
     apply: Callable[[Nest, Any], tf.Tensor]
     step: Callable[[Nest, tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]] | None = None  # None: feed-forward
     memory: int = 0  # H
+    factors: Callable[[Nest, tf.Tensor, tf.Tensor], Factors] | None = None
 
 
 class Optimizer(NamedTuple):
@@ -117,14 +138,17 @@ class Problem(NamedTuple):
     """One policy-improvement problem, as functions of theta with the batch bound inside.
 
     `objective(theta) -> []` is to be ascended and `gradient(theta)` is its derivative, `divergence(theta) -> []` is the mean
-    KL(old || theta), `fisher(v) -> F v` is the Fisher matrix of the old policy times a nest like theta. `overlap(theta)` in (0, 1] is the
-    effective share of the batch when theta is judged by it. The batch has `units`, and `part(rows)` is the same problem on some of them.
+    KL(old || theta). `fisher()` prepares the product v [P] -> F v [P] with the Fisher matrix of the old policy, for theta's leaves as one
+    vector. `outcome(theta)` says what came of a step to theta: the gain of the objective, the divergence, and the mean entropy before it.
+    `overlap(theta)` in (0, 1] is the effective share of the batch when theta is judged by it. The batch has `units`, and
+    `part(rows)` is the same problem on some of them.
     """
 
     objective: Callable[[Nest], tf.Tensor]
     gradient: Callable[[Nest], Nest]
     divergence: Callable[[Nest], tf.Tensor]
-    fisher: Callable[[Nest], Nest]
+    fisher: Callable[[], Callable[[tf.Tensor], tf.Tensor]]
+    outcome: Callable[[Nest], dict[str, tf.Tensor]]
     overlap: Callable[[Nest], tf.Tensor]
     units: int
     part: Callable[[tf.Tensor], Any]

@@ -5,40 +5,46 @@
 Statistics are taken in last, so that the policy that is improved is the policy that acted.
 """
 
+import functools
 from collections.abc import Callable
+from typing import Any
 
 import tensorflow as tf
 
 from tfpg import critics, surrogates, trees
-from tfpg.algorithms import needs_critic
+from tfpg.algorithms import natural, needs_critic
 from tfpg.assess import Assessment, assess
 from tfpg.fit import fit_critic, fit_model
 from tfpg.improve import IMPROVEMENTS
 from tfpg.learner import Learner, flat
 from tfpg.masks import inside
-from tfpg.problem import policy_problem
+from tfpg.problem import policy_problem, shards, side_by_side
 from tfpg.types import TrainState, Trajectory
 
 Metrics = dict[str, tf.Tensor]
 
 
-def improve_policy(learner: Learner, state: TrainState, found: Assessment, pace: tf.Tensor, seed: tf.Tensor) -> tuple[TrainState, Metrics]:
-    """The row's improvement on the row's problem, and what there is to say about it."""
-    batch = found.batch
-    problem = policy_problem(learner, state, batch, pace, seed)
+Piece = Callable[[Callable[..., Any]], Callable[..., Any]]
+"""Makes a program of a function."""
+
+
+def improve_policy(
+    learner: Learner, state: TrainState, found: Assessment, pace: tf.Tensor, seed: tf.Tensor, piece: Piece = lambda f: f
+) -> tuple[TrainState, Metrics]:
+    """The row's improvement on the row's problem, and what there is to say about it.
+
+    A natural gradient is made of `learner.shards` parts of the batch, each in programs that `piece` makes.
+    """
+    if natural(learner.algorithm):
+        parts = piece(lambda batch: shards(batch, learner.shards, learner.fisher_block))(found.batch)
+        problem = side_by_side(learner, state, parts, pace, seed, piece)
+    else:
+        problem = policy_problem(learner, state, found.batch, pace, seed)
     if found.gradient is not None:
         problem = problem._replace(gradient=lambda _: found.gradient)
     improve = IMPROVEMENTS[learner.algorithm.improve]
     params, memory, info = improve(problem, state.policy, state.policy_optimizer, learner.improve, pace, seed)
-    policy = learner.policy
-    entropy = policy.distribution(policy.parameters(state.policy, batch.observation)).entropy()
-    metrics = {
-        "surrogate_gain": problem.objective(params) - problem.objective(state.policy),
-        "kl": problem.divergence(params),
-        "entropy": surrogates.weighted_sum(batch.share, entropy),
-        **info,
-    }
-    return state._replace(policy=params, policy_optimizer=memory, average=found.average), metrics
+    return state._replace(policy=params, policy_optimizer=memory, average=found.average), {**problem.outcome(params), **info}
 
 
 def adapt_penalty(learner: Learner, state: TrainState, kl: tf.Tensor) -> TrainState:
@@ -82,28 +88,41 @@ def improve_model(learner: Learner, state: TrainState, found: Assessment, seed: 
     return state._replace(model=phi, model_optimizer=memory, targets=statistics), metrics
 
 
-def make_update(learner: Learner) -> Callable[[TrainState, Trajectory, tf.Tensor, tf.Tensor], tuple[TrainState, Metrics]]:
-    """update(state, trajectory, seed [2], pace []) -> state, metrics: one iteration of learning, ready to be compiled.
+def finish(learner: Learner, state: TrainState, new: TrainState, trajectory: Trajectory, target: tf.Tensor) -> tuple[TrainState, tf.Tensor]:
+    """Takes the batch into the statistics; then the new state if all its numbers are finite, else the old one, and which of them it is."""
+    if learner.objective.scale_returns and not needs_critic(learner.algorithm):
+        new = new._replace(targets=learner.targets.update(state.targets, flat(target), flat(trajectory.mask)))
+    observed = inside(trajectory.mask, trajectory.observation)
+    new = new._replace(observations=learner.observations.update(state.observations, observed, trajectory.mask))
+    sound = trees.all_finite(new)
+    return trees.select(sound, new, state), 1 - tf.cast(sound, tf.float32)
+
+
+def make_update(
+    learner: Learner, piece: Piece = lambda f: f
+) -> Callable[[TrainState, Trajectory, tf.Tensor, tf.Tensor], tuple[TrainState, Metrics]]:
+    """update(state, trajectory, seed [2], pace []) -> state, metrics: one iteration of learning.
 
     An update that would leave a NaN or an infinity in any parameter is not made: the state stays, and `skipped` is 1.
+    Args: piece: without it the update is a function to be compiled as one program. With it, `piece(function)` makes a program of each step,
+    and those that do not wait for one another run at the same time: the parts of a natural gradient, and the critic beside the policy.
     """
-    critic = needs_critic(learner.algorithm)
+    bound = lambda f: piece(functools.partial(f, learner))  # noqa: E731
+    read, model, critic, last = bound(assess), bound(improve_model), bound(improve_critic), bound(finish)
+    together = functools.partial(improve_policy, learner, piece=piece) if natural(learner.algorithm) else bound(improve_policy)
 
     def update(state: TrainState, trajectory: Trajectory, seed: tf.Tensor, pace: tf.Tensor) -> tuple[TrainState, Metrics]:
         seeds = tf.random.experimental.stateless_split(seed, 3)
-        found = assess(learner, state, trajectory, seeds[0])
-        new, known = improve_model(learner, state, found, seeds[1]) if learner.model else (state, {})
-        new, metrics = improve_policy(learner, new, found, pace, seeds[2])
+        found = read(state, trajectory, seeds[0])
+        new, known = model(state, found, seeds[1]) if learner.model else (state, {})
+        new, metrics = together(new, found, pace, seeds[2])
         new = adapt_penalty(learner, new, metrics["kl"])
         if learner.algorithm.surrogate == "kl_penalised":
             metrics["penalty"] = new.penalty
-        if critic:
-            new, known = improve_critic(learner, new, found, seeds[1])
-        elif learner.objective.scale_returns:
-            new = new._replace(targets=learner.targets.update(state.targets, flat(found.target), flat(trajectory.mask)))
-        observed = inside(trajectory.mask, trajectory.observation)
-        new = new._replace(observations=learner.observations.update(state.observations, observed, trajectory.mask))
-        sound = trees.all_finite(new)
-        return trees.select(sound, new, state), {**metrics, **known, "skipped": 1 - tf.cast(sound, tf.float32)}
+        if needs_critic(learner.algorithm):
+            fitted, known = critic(state, found, seeds[1])  # waits for the batch alone, not for the policy
+            new = new._replace(value=fitted.value, value_optimizer=fitted.value_optimizer, targets=fitted.targets)
+        new, skipped = last(state, new, trajectory, found.target)
+        return new, {**metrics, **known, "skipped": skipped}
 
     return update

@@ -294,11 +294,22 @@ def test_a_sample_of_weight_zero_is_not_seen(mode, case):
     assert np.abs(flat(f(moved + 1.0)) - flat(f(case.observation))).max() > 1e-3
 
 
+def by_blocks(policy, params, observation, weight, block, keep, v):
+    """F v by way of what is prepared once."""
+    observation, weight = gradients.in_blocks((observation, weight), block)
+    data = gradients.keep_factors(policy, params, observation) if keep else observation
+    return gradients.fisher_product(policy, params, data, weight, v)
+
+
 @equation("PG-105")
+@pytest.mark.parametrize("keep", [False, True])
 @pytest.mark.parametrize("block", [1, 3, 5, 6, 11])
-def test_blocks_of_any_size_give_the_whole_product(mode, case, block):
+def test_blocks_of_any_size_give_the_whole_product(mode, case, block, keep):
+    if keep and case.policy.net.factors is None:
+        pytest.skip("nobody knows the factors of a Keras model")
+
     def f(observation, weight, v):
-        return gradients.blocked_fisher_vector_product(case.policy, case.params, observation, weight, block)(v)
+        return by_blocks(case.policy, case.params, observation, weight, block, keep, v)
 
     expected = np.einsum("m,mpq,q->p", WEIGHT, case.fishers, flat(case.v))
     found = mode(f)(case.observation, case.weight, case.v)
@@ -308,18 +319,71 @@ def test_blocks_of_any_size_give_the_whole_product(mode, case, block):
 
 
 @equation("PG-105")
-def test_blocks_hold_no_more_samples_than_asked(rng):
+@pytest.mark.parametrize("keep", [False, True])
+def test_blocks_hold_no_more_samples_than_asked(rng, keep):
     """What keeps the memory bounded: the policy never sees the whole batch."""
     seen, inner = [], categorical()
 
-    def parameters(params, observation):
-        seen.append(observation.shape[0])
-        return inner.parameters(params, observation)
+    def watched(function):
+        def call(params, observation, *rest):
+            seen.append(observation.shape[0])
+            return function(params, observation, *rest)
+
+        return call
 
     params = random_like(inner.init(SEED), rng)
-    policy, observation = inner._replace(parameters=parameters), tf.constant(rng.normal(size=[SAMPLES, 2]))
-    gradients.blocked_fisher_vector_product(policy, params, observation, tf.constant(WEIGHT), 4)(params)
+    net = inner.net._replace(factors=watched(inner.net.factors))
+    policy, observation = inner._replace(parameters=watched(inner.parameters), net=net), tf.constant(rng.normal(size=[SAMPLES, 2]))
+    by_blocks(policy, params, observation, tf.constant(WEIGHT), 4, keep, params)
     assert seen == [4, 4]
+
+
+@equation("PG-105")
+@pytest.mark.parametrize("activation", ["tanh", "relu", "elu", "swish"])
+def test_factors_are_the_jacobian_of_a_network_with_several_layers(mode, activation):
+    """forward is C' J v and back is J' C u, for any combinations C, J by finite differences."""
+    rng = np.random.default_rng(5)
+    net = nets.mlp([2, 4, 3, 5, 3], activation, dtype=tf.float64)
+    params = random_like(net.init(SEED), rng)
+    x, v, c = rng.normal(size=[SAMPLES, 2]), random_like(params, rng), rng.normal(size=[3, 2])
+    u, theta, h = rng.normal(size=[SAMPLES, 2]), flat(params), 1e-6
+    outputs = lambda theta: net.apply(nest_of(theta, params), tf.constant(x)).numpy()  # noqa: E731
+    jacobian = np.stack([(outputs(theta + h * e) - outputs(theta - h * e)) / (2 * h) for e in np.eye(len(theta))], axis=-1)
+
+    def everything(params, x, v, u):
+        f = net.factors(params, x, tf.constant(c))
+        return f.output, nets.forward(f, v), nets.back(f, u)
+
+    y, forward, back = mode(everything)(params, tf.constant(x), v, tf.constant(u))
+    np.testing.assert_allclose(y, outputs(theta), rtol=1e-12)
+    np.testing.assert_allclose(forward, np.einsum("kr,mkp,p->mr", c, jacobian, flat(v)), rtol=1e-6, atol=1e-8)
+    np.testing.assert_allclose(flat(back), np.einsum("mkp,kr,mr->p", jacobian, c, u), rtol=1e-6, atol=1e-8)
+    tf.nest.assert_same_structure(back, params)
+
+
+@equation("PG-105")
+def test_components_of_an_action_keep_their_factors_too(mode, rng):
+    """Several softmaxes side by side, one of them narrower: every output counts, in its own place."""
+    policy = policies.multi_categorical(nets.mlp([2, 4, 5], dtype=tf.float64), [2, 3], dtype=tf.float64)
+    params, v = (random_like(policy.init(SEED), rng) for _ in range(2))
+    observation, weight = tf.constant(rng.normal(size=[SAMPLES, 2])), tf.constant(WEIGHT)
+    expected = gradients.fisher_vector_product(policy, params, observation, weight, v)
+    found = mode(lambda v: by_blocks(policy, params, observation, weight, 4, True, v))(v)
+    np.testing.assert_allclose(flat(found), flat(expected), rtol=1e-11, atol=1e-14)
+    assert np.abs(flat(found)).max() > 1e-2
+
+
+def test_factors_are_kept_where_they_are_faster_and_fit():
+    """One output that matters: yes. Six, and narrow layers: no; wide ones: yes. Too many samples, or a network without factors: no."""
+    two = lambda hidden: policies.categorical(nets.mlp([4, *hidden, 2]), 2)  # noqa: E731
+    six = lambda hidden: policies.gaussian(nets.mlp([17, *hidden, 6]), [-1.0] * 6, [1.0] * 6)  # noqa: E731
+    kept = lambda policy, samples=2048: gradients.worth_keeping(policy, policy.init(SEED), samples)  # noqa: E731
+    assert kept(two([64, 64]))
+    assert not kept(six([64, 64]))
+    assert kept(six([256, 256]))
+    assert kept(two([64, 64]), 131_072)
+    assert not kept(two([64, 64]), 1_000_000)
+    assert not kept(policies.categorical(nets.keras_mlp([4, 64, 64, 2]), 2))
 
 
 @equation("PG-105")
@@ -381,7 +445,8 @@ def test_single_precision_agrees_with_double(mode, rng, make):
             return (
                 gradients.score(policy, params, o, a),
                 gradients.fisher_vector_product(policy, params, o, weight, v),
-                gradients.blocked_fisher_vector_product(policy, params, o, weight, 4)(v),
+                by_blocks(policy, params, o, weight, 4, False, v),
+                by_blocks(policy, params, o, weight, 4, True, v),
             )
 
         found.append(mode(everything)(*tf.nest.map_structure(cast, (params, v))))

@@ -8,7 +8,7 @@ import tensorflow as tf
 from tfpg import algorithms, build, gradients, improve, optimizers, psi, trees
 from tfpg.config import Config
 from tfpg.learner import flat, initial_state
-from tfpg.problem import Batch, policy_problem
+from tfpg.problem import Batch, policy_problem, shards, side_by_side
 from tfpg.types import Critique, Horizon, Problem, Spaces
 
 equation = pytest.mark.equation
@@ -31,8 +31,8 @@ def bound(row, params):
     return learner, initial_state(learner._replace(algorithm=algorithms.ALGORITHMS["reinforce"]), SEED)._replace(policy=params)
 
 
-def exact_problem():
-    """The problem of the full list of trajectories, weighted by their probabilities, with advantages as psi."""
+def exact_batch():
+    """The full list of trajectories, weighted by their probabilities, with advantages as psi."""
     trajectory = enumeration.trajectories(PARAMS)
     v = enumeration.values(PARAMS, GAMMA)
     t = np.arange(enumeration.T)[:, None]
@@ -40,24 +40,56 @@ def exact_problem():
     psi_t = psi.gae(trajectory, Critique(tf.constant(v[t, enumeration.STATES]), tf.constant(v_tp1)), Horizon(GAMMA, 0.8))
     weight = tf.broadcast_to(tf.constant(enumeration.probabilities(PARAMS)), psi_t.shape)
     columns = (trajectory.observation, trajectory.action, trajectory.log_prob, psi_t, weight, weight / enumeration.T)
-    return policy_problem(*bound("npg", PARAMS), Batch(*map(flat, columns)), ONE, SEED)
+    return Batch(*map(flat, columns))
 
 
-PROBLEM = exact_problem()
+BATCH = exact_batch()
+PROBLEM = policy_problem(*bound("npg", PARAMS), BATCH, ONE, SEED)
 
 
 def matrix(product):
     """The matrix of v -> F v, column by column."""
     size = len(enumeration.flat(PARAMS))
-    return np.stack([enumeration.flat(product(unflatten(column))) for column in np.eye(size)], axis=1)
+    return np.stack([product(tf.constant(column)).numpy() for column in np.eye(size)], axis=1)
 
 
 def unflatten(vector):
     return trees.unflatten(tf.constant(vector, tf.float64), PARAMS)
 
 
-FISHER = matrix(PROBLEM.fisher)
+FISHER = matrix(PROBLEM.fisher())
 GRADIENT = gradients.gradient(PROBLEM.objective, PARAMS)[1]
+
+
+@equation("PG-105", "PG-103", "PG-26")
+@pytest.mark.parametrize("jit", [None, False, True])
+@pytest.mark.parametrize(("count", "block"), [(1, 10**6), (2, 100), (3, 50), (5, 7), (10**6, 3)])
+def test_a_batch_in_parts_and_blocks_is_the_same_problem(count, block, jit):
+    """Of 648 samples, in parts that are not alike and blocks that are not full: each sum is the sum over the whole."""
+    piece = (lambda f: f) if jit is None else lambda f: tf.function(f, jit_compile=jit, autograph=False)
+    count = min(count, 9) if jit is not None else min(count, 40)
+    theta, v = unflatten(enumeration.flat(PARAMS) * 1.1 + 0.02), tf.constant(np.linspace(-1, 1, len(enumeration.flat(PARAMS))))
+
+    def everything(problem):
+        return problem.objective(theta), problem.gradient(theta), problem.divergence(theta), problem.outcome(theta), problem.fisher()(v)
+
+    learner, state = bound("npg", PARAMS)
+    run = tf.function(lambda: everything(side_by_side(learner, state, shards(BATCH, count, block), ONE, SEED, piece)), autograph=False)
+    found, expected = run(), everything(PROBLEM)
+    tf.nest.assert_same_structure(found, expected)
+    for a, b in zip(tf.nest.flatten(found), tf.nest.flatten(expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-14)
+        assert np.abs(b).max() > 1e-6
+
+
+def test_parts_are_neighbours_as_equal_as_can_be_and_what_fills_them_up_weighs_nothing():
+    batch = BATCH._replace(psi=tf.range(1.0, 12.0), **{name: getattr(BATCH, name)[:11] for name in ("observation", "action", "log_prob")})
+    batch = batch._replace(weight=tf.ones([11]), share=tf.ones([11]))
+    parts = shards(batch, 3, 3)
+    assert [part.psi.numpy().tolist() for part in parts] == [[[1, 2, 3], [4, 0, 0]], [[5, 6, 7], [8, 0, 0]], [[9, 10, 11]]]
+    assert [part.weight.numpy().tolist() for part in parts] == [[[1, 1, 1], [1, 0, 0]]] * 2 + [[[1, 1, 1]]]
+    assert [part.observation.shape for part in parts] == [(2, 3, 9), (2, 3, 9), (1, 3, 9)]
+    assert len(shards(batch, 40, 3)) == 11
 
 
 def change(result):
@@ -200,7 +232,8 @@ def counting(units, overlap):
             objective=lambda theta: tf.tensordot(marks, theta, 1),
             gradient=lambda theta: marks,
             divergence=lambda theta: 0 * ONE,
-            fisher=lambda v: v,
+            fisher=lambda: lambda v: v,
+            outcome=lambda theta: {},
             overlap=lambda theta: overlap(theta, rows),
             units=units,
             part=of,
@@ -290,6 +323,6 @@ def test_overlap_is_judged_at_the_parameters_of_the_moment():
 def test_a_gradient_put_in_its_place_is_the_one_that_is_used():
     mine = tf.nest.map_structure(tf.ones_like, PARAMS)
     for move, length in [(improve.ascend, 0.1), (improve.natural(improve.fixed), 0.3)]:
-        problem = PROBLEM._replace(gradient=lambda p: mine, fisher=lambda v: v)
+        problem = PROBLEM._replace(gradient=lambda p: mine, fisher=lambda: lambda v: v)
         result = move(problem, PARAMS, (), settings(), ONE, SEED)
         np.testing.assert_allclose(change(result), np.full(len(FISHER), length), rtol=1e-9)

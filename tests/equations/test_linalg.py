@@ -69,6 +69,16 @@ def test_each_iterate_is_nearest_to_the_solution_in_its_krylov_space(mode, rng):
 
 
 @equation("PG-109")
+@pytest.mark.parametrize("iterations", [0, 1, 3, N])
+def test_what_is_left_is_the_right_side_less_the_product(mode, iterations, rng):
+    a, b = matrix(rng), rng.normal(size=N)
+    solution = solve(a, b, iterations, mode)
+    tf.nest.assert_same_structure(solution.rest, LIKE)
+    np.testing.assert_allclose(flat(solution.rest), b - a @ flat(solution.x).numpy(), rtol=0, atol=1e-12)
+    np.testing.assert_allclose(np.linalg.norm(flat(solution.rest)), float(solution.residual) * np.linalg.norm(b), rtol=1e-9, atol=1e-15)
+
+
+@equation("PG-109")
 def test_the_error_falls_in_the_norm_of_the_matrix(rng):
     a, x = matrix(rng), rng.normal(size=N)
     errors = [flat(solve(a, a @ x, k).x).numpy() - x for k in range(N)]
