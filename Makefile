@@ -2,6 +2,7 @@
 # For GNU make 3.81 or later and a POSIX shell.
 
 VENV ?= .venv
+PEERS ?= .venv-peers
 # Who makes VENV: the first of these whose version is supported.
 PYTHON ?= python3 python3.13 python3.12 python3.11 python3.10
 WORKERS ?= 2
@@ -11,10 +12,10 @@ BIN := $(VENV)/bin/python
 PIP := $(BIN) -m pip install -q --disable-pip-version-check -c constraints.txt
 SUPPORTED := import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))
 
-.PHONY: help run test lint types check mutants bench results deeprm equations table clean
+.PHONY: help run test lint types check mutants bench bench-peers results deeprm equations table clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' Makefile
 
 run: $(VENV)/.run-installed  ## train: python run.py --algo=npg; ARGS="--env=Pendulum-v1" adds flags
 	$(BIN) run.py --algo=npg $(ARGS)
@@ -36,6 +37,16 @@ mutants: $(VENV)/.test-installed  ## which errors no test would notice; ARGS="--
 
 bench: $(VENV)/.run-installed  ## measure speed
 	$(BIN) benchmarks/bench.py $(ARGS)
+
+bench-peers: $(VENV)/.run-installed $(PEERS)/.installed  ## measure speed beside the peers; QUICK=1 in a few minutes
+	$(BIN) benchmarks/bench_peers.py --peers=$(PEERS)/bin/python $(if $(QUICK),--quick) $(ARGS)
+
+# The peers' own environment: a CPU build of torch first, where the index has one, then the rest as pinned.
+$(PEERS)/.installed: benchmarks/peers/requirements.txt | $(BIN)
+	@echo "Installing the peers into $(PEERS) (some minutes the first time)."
+	@$(BIN) -m venv --clear $(PEERS)
+	@$(PEERS)/bin/python -m pip install -q --disable-pip-version-check -r $<
+	@touch $@
 
 results: $(VENV)/.test-installed  ## write docs/results.md anew; ARGS=run makes the runs that are missing first
 	$(BIN) benchmarks/results.py $(ARGS)

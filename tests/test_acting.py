@@ -31,6 +31,23 @@ def test_outputs_come_flat_and_in_order():
     np.testing.assert_array_equal(found, [[5, 8], [3, 4], [2, 4]])
 
 
+def test_a_direct_program_is_its_function_nests_and_captured_tensors_included():
+    shift, traced = tf.constant([10.0, 20.0]), []
+
+    def function(state, x):
+        traced.append(1)
+        return {"sum": state["a"] + x + shift, "rest": ((), (state["b"], x - state["a"]))}, state
+
+    program = acting.direct(function)
+    for a, b, x in (([1.0, 2.0], 3, [5.0, 7.0]), ([-4.0, 0.5], 8, [0.25, 1.0])):
+        state = {"a": tf.constant(a), "b": tf.constant(b)}
+        found, after = program(state, np.float32(x))
+        tf.nest.assert_same_structure((found, after), function(state, tf.constant(x)))
+        for left, right in zip(tf.nest.flatten((found, after)), tf.nest.flatten(function(state, tf.constant(x))), strict=True):
+            np.testing.assert_array_equal(left, right)
+    assert len(traced) == 1 + 4  # once for the program, and as often as it was called here
+
+
 def test_memory_is_kept_where_an_episode_runs():
     memory = [np.float32([[1, 2], [3, 4], [5, 6]])]
     (kept,) = acting.keep(np.array([True, False, True]), memory)

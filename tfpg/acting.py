@@ -1,6 +1,7 @@
-"""Acting from Python: a program that is called once for each step, with so little to do that the call itself is what costs."""
+"""Acting from Python: programs that are called once for each step or batch, with so little to do that the call itself is what costs."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -9,6 +10,27 @@ from tfpg import learner
 from tfpg.types import Nest, Policy, TrainState
 
 Call = Callable[..., list[np.ndarray]]
+
+
+def direct(function: Callable[..., Nest]) -> Callable[..., Nest]:
+    """The function as a program that is called as the operation it is.
+
+    It is traced at its first call, and later ones must have arguments of the same structure, shapes and types: nobody looks. Looking takes
+    milliseconds where a training state is among them.
+    Args: function: nests of tensors or arrays -> nest of tensors.
+    """
+    traced: list[Any] = []
+
+    def call(*given: Nest) -> Nest:
+        if not traced:
+            specs = tf.nest.map_structure(lambda x: tf.TensorSpec(x.shape, x.dtype), given)
+            traced.append(tf.function(function, autograph=False).get_concrete_function(*specs))
+        concrete = traced[0]
+        leaves, types = [*tf.nest.flatten(given), *concrete.captured_inputs], [output.dtype for output in concrete.outputs]
+        outputs = tf.raw_ops.StatefulPartitionedCall(args=leaves, Tout=types, f=concrete)
+        return tf.nest.pack_sequence_as(concrete.structured_outputs, outputs)
+
+    return call
 
 
 def program(function: Callable[..., Nest], like: TrainState, *examples: np.ndarray) -> Callable[[TrainState], Call]:

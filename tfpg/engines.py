@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from tfpg import demonstrations, evaluate
-from tfpg.algorithms import needs_critic, needs_others, weighs_wholes, whole_episodes
+from tfpg import acting, demonstrations, evaluate
+from tfpg.algorithms import natural, needs_critic, needs_others, weighs_wholes, whole_episodes
 from tfpg.config import Config
 from tfpg.envs import IN_GRAPH
 from tfpg.envs.gym import ENGINES, VectorEnvironment
@@ -25,6 +25,8 @@ ENVS = {("graph", False): 40, ("graph", True): 32, ("python", False): 8, ("pytho
 HORIZONS = {"graph": 200, "python": 256}
 EVALUATION_ENVS = 10
 MOST_SAMPLES = 100_000_000
+SMALL = 512
+"""Samples of a batch for which starting a program costs as much as running it: the whole update is one."""
 
 
 class Engine(NamedTuple):
@@ -73,7 +75,7 @@ def graph_engine(config: Config, environment: Environment, learner: Learner) -> 
     piece = compiler(config)
     collect, update = piece(make_collect(environment, learner, n, horizon)), make_update(learner, piece)
 
-    @tf.function(autograph=False)
+    @acting.direct
     def iterate(state: TrainState, carry: Nest, seed: tf.Tensor, pace: tf.Tensor) -> tuple[TrainState, Nest, Metrics]:
         seeds = tf.random.experimental.stateless_split(seed, 2)
         carry, trajectory, episodes = collect(state, carry, seeds[0])
@@ -123,7 +125,10 @@ def open_graph(config: Config) -> Environment:
 def python_engine(config: Config, name: str, learner: Learner, time_limit: int) -> Engine:
     """Collecting step by step in Python, updating in one compiled program. The environments open at the first iteration after `begin`."""
     n, horizon = _sizes(config, "python", time_limit)
-    update = tf.function(make_update(learner, compiler(config)), autograph=False)
+    piece = compiler(config)
+    in_pieces = natural(config.row()) or n * horizon > SMALL
+    update = acting.direct(make_update(learner, piece) if in_pieces else piece(make_update(learner)))
+    two_seeds = acting.direct(lambda seed: tf.unstack(tf.random.experimental.stateless_split(seed, 2)))
     play, streams = evaluate.in_python(learner), list[Stream]()
 
     begun_with: list[tf.Tensor] = []
@@ -137,9 +142,9 @@ def python_engine(config: Config, name: str, learner: Learner, time_limit: int) 
         if not streams:
             environment = open_python(config, name, n, _number(begun_with[0]))
             streams.append(Stream(environment, learner, n, horizon, config.jit))
-        seeds = tf.random.experimental.stateless_split(seed, 2)
-        trajectory, episodes = streams[0].collect(state, seeds[0])
-        state, metrics = update(state, trajectory, seeds[1], pace)
+        first, second = two_seeds(seed)
+        trajectory, episodes = streams[0].collect(state, first)
+        state, metrics = update(state, trajectory, second, pace)
         return state, carry, {**episodes, **metrics}
 
     def judge(state: TrainState, seed: tf.Tensor, episodes: int) -> np.ndarray:

@@ -3,6 +3,7 @@
 Both give the same `Trajectory`: T rows of N environments, with the true next observation, and with `terminated` and `truncated` apart.
 """
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -134,8 +135,9 @@ class Stream:
         self.environment, self.learner, self.n, self.horizon, self.jit = environment, learner, n, horizon, jit
         self.whole = whole_episodes(learner.algorithm)
         self.use: Callable[[TrainState], acting.Call] | None = None
-        self.noise = tf.function(lambda seed: exploration(learner, horizon, n, seed), jit_compile=jit, autograph=False)
-        self.score = tf.function(self._score, jit_compile=jit, autograph=False)
+        piece = functools.partial(tf.function, jit_compile=jit, autograph=False)
+        self.noise = acting.direct(piece(lambda seed: exploration(learner, horizon, n, seed)))
+        self.read = acting.direct(piece(self._read))
         self._restart()
 
     def _restart(self) -> None:
@@ -149,11 +151,20 @@ class Stream:
         action = self.learner.policy.act(p, noise)
         return action, self.learner.policy.to_env(action), after
 
-    def _score(self, state: TrainState, observation_t: tf.Tensor, action_t: tf.Tensor, age_t: tf.Tensor, *memory: tf.Tensor) -> tf.Tensor:
+    def _read(
+        self, state: TrainState, observation_t: tf.Tensor, action_t: tf.Tensor, facts: tuple[tf.Tensor, ...], running_t: tf.Tensor,
+        memory: Nest, after: Nest,
+    ) -> tuple[Trajectory, Metrics]:  # fmt: skip
+        """What happened as a trajectory, with the log-probabilities of the actions, and what there is to say of it.
+
+        Args: facts: reward, next observation, terminated, truncated, mask, age.
+        """
         seen = tf.reshape(perceive(self.learner, state, flat(observation_t)), [self.horizon, self.n, -1])
-        policy = self.learner.policy
-        p = policy.parameters(state.policy, seen if policy.advance is None else (seen, age_t == 0, memory[0][None]))
-        return policy.distribution(p).log_prob(action_t)
+        policy, age_t = self.learner.policy, facts[-1]
+        p = policy.parameters(state.policy, seen if policy.advance is None else (seen, age_t == 0, memory[:1]))
+        log_prob_t = policy.distribution(p).log_prob(action_t)
+        record = Trajectory(observation_t, action_t, log_prob_t, *facts)._replace(memory=memory, next_memory=after)
+        return record, summarise(record, running_t)
 
     def collect(self, state: TrainState, seed: tf.Tensor) -> tuple[Trajectory, Metrics]:
         if self.whole:
@@ -180,13 +191,11 @@ class Stream:
 
     def _assemble(self, state: TrainState, rows: list[tuple]) -> tuple[Trajectory, Metrics]:
         observation, action, steps, truncated, valid, age, running, memory, after = zip(*rows, strict=True)
-        observation_t, action_t = tf.constant(np.stack(observation)), tf.constant(np.stack(action))
         reward, following, terminated = (np.stack([getattr(s, k) for s in steps]) for k in ("reward", "next_observation", "terminated"))
-        for name, x_t in (("reward", reward), ("observation", observation_t.numpy()), ("next observation", following)):
+        observation_t = np.stack(observation)
+        for name, x_t in (("reward", reward), ("observation", observation_t), ("next observation", following)):
             require_finite(name, x_t)
-        age_t = tf.constant(np.stack(age))
-        log_prob_t = self.score(state, observation_t, action_t, age_t, *memory[0])
-        facts = map(tf.constant, (reward, following, terminated, np.stack(truncated), np.stack(valid), age_t))
-        remembered = [tf.constant(np.stack(x)[:, 0]) if self.learner.policy.memory else () for x in (memory, after)]
-        record = Trajectory(observation_t, action_t, log_prob_t, *facts)._replace(memory=remembered[0], next_memory=remembered[1])
-        return record, summarise(record, tf.constant(np.stack(running)))
+        facts = (reward, following, terminated, np.stack(truncated), np.stack(valid), np.stack(age))
+        remembered = [np.stack(x)[:, 0] if self.learner.policy.memory else () for x in (memory, after)]
+        known = TrainState(state.policy, (), (), (), state.observations, ())
+        return self.read(known, observation_t, np.stack(action), facts, np.stack(running), *remembered)

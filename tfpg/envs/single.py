@@ -27,6 +27,8 @@ def named(who: str) -> Iterator[None]:
 
 def flag(name: str, value: Any) -> bool:
     """A flag that says yes or no. Raises: TypeError for anything else, NaN included, which Python would take for a yes."""
+    if value is True or value is False:
+        return value
     if np.shape(value) != () or value not in (False, True):
         raise TypeError(f"{name} is {value}, where only True and False are allowed")
     return bool(value)
@@ -44,11 +46,12 @@ class Plain(gymnasium.Wrapper):
         self.who, self.parts = who, parts
         if parts:
             self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, shape, np.float32)
+        self.shape = self.observation_space.shape
 
     def _array(self, observation: Any) -> np.ndarray:
         x = flat(self.parts, observation) if self.parts else np.array(observation)
-        if x.shape != self.observation_space.shape:
-            raise ValueError(f"the observation has shape {x.shape}, its space {self.observation_space.shape}")
+        if x.shape != self.shape:
+            raise ValueError(f"the observation has shape {x.shape}, its space {self.shape}")
         return x
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:

@@ -1,0 +1,142 @@
+"""tfpg's side of a case of `make bench-peers`: does the work in a process of its own and prints one line of JSON.
+
+side.py train ITERATIONS FLAGS ...      seconds of each iteration after the first, steps in one, parameters, returns
+side.py product SIZE                    the Fisher-vector product beside plain matrix products of its shapes, GF/s
+side.py serve BATCH                     an exported policy beside the compiled function that it holds, and matrix products
+"""
+
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from run import configure, quiet  # noqa: E402
+
+
+def seconds(call: Callable[[], Any], repeats: int) -> list[float]:
+    """Of each call after the first."""
+    call()
+    found = []
+    for _ in range(repeats):
+        begun = time.perf_counter()
+        call()
+        found.append(time.perf_counter() - begun)
+    return found
+
+
+def train(iterations: int, arguments: list[str]) -> dict[str, Any]:
+    """Iterations of a run, as `run.py` makes them, without its files."""
+    import tensorflow as tf
+
+    from tfpg import build
+    from tfpg.train import Run
+
+    config = configure(["--total_steps=1000000000", "--schedule=constant", *arguments])
+    run = Run(config, Path(), build.setup(config))
+    begun = time.perf_counter()
+    run.begin()
+    rows, spent = [run.iterate()], []
+    first = time.perf_counter() - begun
+    for _ in range(iterations):
+        begun = time.perf_counter()
+        rows.append(run.iterate())
+        spent.append(time.perf_counter() - begun)
+    parameters = sum(leaf.shape.num_elements() for leaf in tf.nest.flatten((run.state.policy, run.state.value)))
+    returns = [row["return_mean"] for row in rows if row["return_mean"] == row["return_mean"]]
+    run.parts.engine.close()
+    return {"first": first, "seconds": spent, "steps": rows[-1]["steps"] - rows[-2]["steps"], "parameters": parameters, "returns": returns}
+
+
+def product(samples: int) -> dict[str, Any]:
+    """Both sides count a multiplication and an addition as two, of matrix products only; both walk the same blocks, in cache."""
+    import tensorflow as tf
+
+    from tfpg import gradients, nets, policies
+
+    block, width, times = 2048, 64, 20
+    policy = policies.categorical(nets.mlp([4, width, width, 2]), 2)
+    theta = policy.init(tf.constant([1, 2]))
+    observation, weight = gradients.in_blocks((tf.random.stateless_normal([samples, 4], [1, 2]), tf.fill([samples], 1 / samples)), block)
+    data = gradients.keep_factors(policy, theta, observation)
+    shapes = [(4, width), (width, width), (width, 2)]
+    multiplied = 2 * 2 * samples * sum(n * m for n, m in shapes)
+
+    @tf.function(jit_compile=True, autograph=False)
+    def fisher(v: Any) -> Any:
+        again = lambda k, v: (k + 1, gradients.fisher_product(policy, theta, data, weight, v))  # noqa: E731
+        return tf.while_loop(lambda k, _: k < times, again, (tf.constant(0), v))[1]
+
+    @tf.function(jit_compile=True, autograph=False)
+    def plain(kernels: list[tf.Tensor]) -> list[tf.Tensor]:
+        """Of each layer h W and h' e for one block, as often as there are blocks."""
+
+        def one(k: tf.Tensor, kernels: list[tf.Tensor]) -> tuple[tf.Tensor, list[tf.Tensor]]:
+            out = []
+            for h, kernel in zip(inputs, kernels, strict=True):
+                e = h @ kernel
+                narrow = e.shape[1] < h.shape[1]
+                out.append(tf.transpose(tf.matmul(e, h, transpose_a=True)) if narrow else tf.matmul(h, e, transpose_a=True))
+            return k + 1, [1e-9 * kernel for kernel in out]
+
+        return tf.while_loop(lambda k, _: k < times * samples // block, one, (tf.constant(0), kernels))[1]
+
+    inputs = [tf.random.stateless_normal([block, n], [3, 4]) for n, _ in shapes]
+    kernels = [tf.random.stateless_normal(shape, [5, 6]) for shape in shapes]
+    rates = {}
+    for name, program, given in (("ours", fisher, theta), ("peer", plain, kernels)):
+        spent = seconds(lambda program=program, given=given: tf.nest.flatten(program(given))[0].numpy(), 5)
+        rates[name] = times * multiplied / statistics.median(spent) / 1e9
+    return rates
+
+
+def serve(batch: int) -> dict[str, Any]:
+    """Seconds of one greedy action, or of a batch, through the loaded SavedModel and through the compiled function it was made of."""
+    import tensorflow as tf
+
+    from tfpg import build, export
+    from tfpg.config import configured
+    from tfpg.learner import act, initial_state
+
+    config = configured(env="CartPole-v1")
+    parts = build.setup(config)
+    learner, state = parts.learner, initial_state(parts.learner, tf.constant([1, 2]))
+    with tempfile.TemporaryDirectory() as directory:
+        path = export.export(Path(directory), learner, state, parts.spaces)
+        served = tf.saved_model.load(str(path)).signatures["serving_default"]
+        observation = tf.random.stateless_normal([batch, 4], [1, 2])
+        bare = tf.function(lambda o: learner.policy.mode(act(learner, state, o)[0]), autograph=False).get_concrete_function(
+            tf.TensorSpec([None, 4])
+        )
+        kernels = [tf.random.stateless_normal(shape, [5, 6]) for shape in ((4, 64), (64, 64), (64, 2))]
+
+        @tf.function(autograph=False)
+        def products(x: tf.Tensor) -> tf.Tensor:
+            for kernel in kernels:
+                x = x @ kernel
+            return x
+
+        calls = {
+            "ours": lambda: served(observation=observation),
+            "peer": lambda: bare(observation),
+            "products": lambda: products(observation),
+        }
+        return {name: statistics.median(seconds(call, 2000)) for name, call in calls.items()}
+
+
+def main() -> None:
+    work, *rest = sys.argv[1:]
+    with quiet():
+        import tfpg.build  # noqa: F401
+    found = train(int(rest[0]), rest[1:]) if work == "train" else {"product": product, "serve": serve}[work](int(rest[0]))
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()
