@@ -89,10 +89,10 @@ def make_value(config: Config, spaces: Spaces, memory: int) -> Value:
 
 
 def make_optimizer(config: Config, name: str, learning_rate: float) -> Optimizer:
-    """An optimiser by name, behind --gradient_clip."""
+    """An optimiser by name, behind --gradient_clip, that works on one vector."""
     make = functools.partial(optimizers.adam, epsilon=config.adam_epsilon) if name == "adam" else OPTIMIZERS[name]
     optimizer = make(learning_rate)
-    return optimizers.clipped(optimizer, config.gradient_clip) if config.gradient_clip else optimizer
+    return optimizers.flattened(optimizers.clipped(optimizer, config.gradient_clip) if config.gradient_clip else optimizer)
 
 
 def make_model(config: Config, spaces: Spaces) -> Net | None:

@@ -63,6 +63,19 @@ def rmsprop(learning_rate: float, rho: float = 0.9, epsilon: float = 1e-7, insid
     return Optimizer(trees.zeros_like, update)
 
 
+def flattened(optimizer: Optimizer) -> Optimizer:
+    """The same optimiser, whose memory and work are of all leaves as one vector: one small program where there were as many as leaves.
+
+    Returns: an `Optimizer` of nests whose memory is that of a vector [P].
+    """
+
+    def update(gradient: Nest, state: Nest) -> tuple[Nest, Nest]:
+        increment, state = optimizer.update(trees.flatten(gradient), state)
+        return trees.unflatten(increment, gradient), state
+
+    return Optimizer(lambda theta: optimizer.init(trees.flatten(theta)), update)
+
+
 def clipped(optimizer: Optimizer, norm: float) -> Optimizer:
     """The optimiser is given g min(1, norm / ||g||), ||g|| over all leaves together   (PG-135): the direction stays, and what is short.
 

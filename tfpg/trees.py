@@ -53,7 +53,8 @@ def norm(x: Nest) -> tf.Tensor:
 def all_finite(x: Nest) -> tf.Tensor:
     """True where no floating leaf of x holds a NaN or an infinity: a flag, since checks that raise vanish under XLA."""
     leaves = [tf.convert_to_tensor(leaf) for leaf in tf.nest.flatten(x)]
-    flags = [tf.reduce_all(tf.math.is_finite(leaf)) for leaf in leaves if leaf.dtype.is_floating]
+    kinds = {leaf.dtype for leaf in leaves if leaf.dtype.is_floating}
+    flags = [tf.reduce_all(tf.math.is_finite(flatten([leaf for leaf in leaves if leaf.dtype == kind]))) for kind in kinds]
     return functools.reduce(tf.logical_and, flags, tf.constant(True))
 
 

@@ -89,13 +89,12 @@ def improve_model(learner: Learner, state: TrainState, found: Assessment, seed: 
 
 
 def finish(learner: Learner, state: TrainState, new: TrainState, trajectory: Trajectory, target: tf.Tensor) -> tuple[TrainState, tf.Tensor]:
-    """Takes the batch into the statistics; then the new state if all its numbers are finite, else the old one, and which of them it is."""
+    """Takes the batch into the statistics, and says whether all numbers of the new state are finite."""
     if learner.objective.scale_returns and not needs_critic(learner.algorithm):
         new = new._replace(targets=learner.targets.update(state.targets, flat(target), flat(trajectory.mask)))
     observed = inside(trajectory.mask, trajectory.observation)
     new = new._replace(observations=learner.observations.update(state.observations, observed, trajectory.mask))
-    sound = trees.all_finite(new)
-    return trees.select(sound, new, state), 1 - tf.cast(sound, tf.float32)
+    return new, trees.all_finite(new)
 
 
 def make_update(
@@ -122,7 +121,8 @@ def make_update(
         if needs_critic(learner.algorithm):
             fitted, known = critic(state, found, seeds[1])  # waits for the batch alone, not for the policy
             new = new._replace(value=fitted.value, value_optimizer=fitted.value_optimizer, targets=fitted.targets)
-        new, skipped = last(state, new, trajectory, found.target)
-        return new, {**metrics, **known, "skipped": skipped}
+        new, sound = last(state, new, trajectory, found.target)
+        new = tf.cond(sound, lambda: new, lambda: state)
+        return new, {**metrics, **known, "skipped": 1 - tf.cast(sound, tf.float32)}
 
     return update

@@ -373,6 +373,7 @@ def test_components_of_an_action_keep_their_factors_too(mode, rng):
     assert np.abs(flat(found)).max() > 1e-2
 
 
+@equation("PG-105")
 def test_factors_are_kept_where_they_are_faster_and_fit():
     """One output that matters: yes. Six, and narrow layers: no; wide ones: yes. Too many samples, or a network without factors: no."""
     two = lambda hidden: policies.categorical(nets.mlp([4, *hidden, 2]), 2)  # noqa: E731

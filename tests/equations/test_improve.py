@@ -82,6 +82,7 @@ def test_a_batch_in_parts_and_blocks_is_the_same_problem(count, block, jit):
         assert np.abs(b).max() > 1e-6
 
 
+@equation("PG-105")
 def test_parts_are_neighbours_as_equal_as_can_be_and_what_fills_them_up_weighs_nothing():
     batch = BATCH._replace(psi=tf.range(1.0, 12.0), **{name: getattr(BATCH, name)[:11] for name in ("observation", "action", "log_prob")})
     batch = batch._replace(weight=tf.ones([11]), share=tf.ones([11]))
