@@ -43,10 +43,9 @@ class Case(NamedTuple):
     less: bool = False
 
 
-def python(executable: str, *arguments: str, threads: int = 0) -> dict[str, Any]:
+def python(executable: str, *arguments: str) -> dict[str, Any]:
     """The last line of a program's output as JSON. Raises: RuntimeError with what it said if it failed."""
-    environment = {**os.environ, **({"OMP_NUM_THREADS": str(threads)} if threads else {})}
-    done = subprocess.run([executable, *arguments], capture_output=True, text=True, cwd=ROOT, env=environment, check=False)
+    done = subprocess.run([executable, *arguments], capture_output=True, text=True, cwd=ROOT, check=False)
     if done.returncode:
         raise RuntimeError(f"{' '.join(arguments)} ended with {done.returncode}: {done.stderr.strip()[-500:]}")
     return json.loads(done.stdout.strip().splitlines()[-1])
@@ -127,20 +126,24 @@ def peer_solved() -> dict[str, Any]:
     return {"value": time.perf_counter() - begun, "steps": found["steps"]}
 
 
-def within(*arguments: str, key: str, less: bool = False) -> Side:
-    """A case whose both sides are measured in one process: this is one of them."""
-    return lambda: {"value": python(sys.executable, "benchmarks/side.py", *arguments)[key]}
+def halves(*arguments: str, peer: str = "peer") -> tuple[Side, Side]:
+    """Both sides of a case that one process measures: whoever comes first runs it, the other takes what is left."""
+    left: dict[str, list[float]] = {"ours": [], peer: []}
+
+    def half(name: str) -> dict[str, Any]:
+        if not left[name]:
+            found = python(sys.executable, "benchmarks/side.py", *arguments)
+            for key, kept in left.items():
+                kept.append(found[key])
+        return {"value": left[name].pop()}
+
+    return lambda: half("ours"), lambda: half(peer)
 
 
 def cores(count: int) -> Side:
     """In-graph training on the first `count` cores."""
-
-    def run() -> dict[str, Any]:
-        command = ["taskset", "-c", ",".join(map(str, range(count))), sys.executable, "benchmarks/side.py", "train", str(fewer(12))]
-        done = subprocess.run([*command, "--envs=1024", "--horizon=128"], capture_output=True, text=True, cwd=ROOT, check=True)
-        return learned(json.loads(done.stdout.strip().splitlines()[-1]))
-
-    return run
+    command = ["-c", ",".join(map(str, range(count))), sys.executable, "benchmarks/side.py", "train"]
+    return lambda: learned(python("taskset", *command, str(fewer(12)), "--envs=1024", "--horizon=128"))
 
 
 TRPO = {"n_steps": 256, "batch_size": 256, "n_critic_updates": 5, "cg_max_steps": 10, "cg_damping": 0.1, "sub_sampling_factor": 1}
@@ -168,16 +171,16 @@ CASES = [
     Case("solved_first", "s", 1.0, solved("none"), peer_solved, "CartPole solved and exported, from nothing; sb3-contrib TRPO", True),
     Case("solved_later", "s", 1 / 0.7, solved(""), peer_solved, "the same, programs kept from the run before; sb3-contrib TRPO", True),
     Case(
-        "fisher", "GF/s", 0.6, within("product", "16384", key="ours"), within("product", "16384", key="peer"),
+        "fisher", "GF/s", 0.6, *halves("product", "16384"),
         "Fisher-vector product; plain matrix products of its shapes",
     ),
     Case("cores", "steps/s", 1.7, cores(2), cores(1), "NPG in graph, 1024 x 128: two cores; one"),
     Case(
-        "serve_one", "s", 1 / 1.2, within("serve", "1", key="ours"), within("serve", "1", key="peer"),
+        "serve_one", "s", 1 / 1.2, *halves("serve", "1"),
         "one greedy action of the SavedModel; the bare function", True,
     ),
     Case(
-        "serve_batch", "s", 0.6, within("serve", "1024", key="ours"), within("serve", "1024", key="products"),
+        "serve_batch", "s", 0.6, *halves("serve", "1024", peer="products"),
         "1,024 greedy actions of the SavedModel; the bare matrix products", True,
     ),
 ]  # fmt: skip
@@ -216,7 +219,7 @@ def main(_: list[str]) -> None:
             continue
         try:
             row = results[case.name] = compare(case, pairs)
-        except (RuntimeError, subprocess.CalledProcessError, OSError) as error:
+        except (RuntimeError, OSError) as error:
             print(f"{case.name:<13} failed: {error}", flush=True)
             continue
         shown = [f"{row[side]:,.0f}" if row[side] > 100 else f"{row[side]:.3g}" for side in ("ours", "peer")]

@@ -50,6 +50,21 @@ def test_both_sides_of_a_case_have_as_many_parameters_and_steps():
     assert "--critic_minibatches=16" in bench_peers.OURS_HOPPER
 
 
+def test_what_one_process_measures_is_measured_once_for_each_pair(monkeypatch):
+    """Ratios of neighbours are then of one process, whoever comes first."""
+    runs = []
+
+    def python(*arguments):
+        runs.append(arguments[1:])
+        return {"ours": 10.0 * len(runs), "peer": -1.0, "products": 5.0 * len(runs)}
+
+    monkeypatch.setattr(bench_peers, "python", python)
+    row = bench_peers.compare(bench_peers.Case("x", "s", 1.0, *bench_peers.halves("serve", "8", peer="products"), "what"), 3)
+    assert runs == [("benchmarks/side.py", "serve", "8")] * 3
+    assert (row["ratio_min"], row["ratio_max"]) == (2.0, 2.0)
+    assert (row["ours"], row["peer"]) == (20.0, 10.0)
+
+
 def test_a_case_that_is_none_is_named(capsys, monkeypatch):
     with pytest.raises(SystemExit, match="--only=nonsense is no case: npg_small, "):
         bench_peers.app.run(bench_peers.main, argv=["bench_peers.py", "--only=nonsense"])

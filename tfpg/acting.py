@@ -12,6 +12,18 @@ from tfpg.types import Nest, Policy, TrainState
 Call = Callable[..., list[np.ndarray]]
 
 
+def operation(function: Callable[..., Nest], *examples: Nest) -> tuple[Callable[[list[Any]], list[tf.Tensor]], Nest]:
+    """The function, traced for arguments like the examples, as `run(leaves of the arguments) -> tensors`; and how its result is nested."""
+    specs = tf.nest.map_structure(lambda x: tf.TensorSpec(x.shape, x.dtype), examples)
+    concrete = tf.function(function, autograph=False).get_concrete_function(*specs)
+    types = [output.dtype for output in concrete.outputs]
+
+    def run(leaves: list[Any]) -> list[tf.Tensor]:
+        return tf.raw_ops.StatefulPartitionedCall(args=[*leaves, *concrete.captured_inputs], Tout=types, f=concrete)
+
+    return run, concrete.structured_outputs
+
+
 def direct(function: Callable[..., Nest]) -> Callable[..., Nest]:
     """The function as a program that is called as the operation it is.
 
@@ -23,12 +35,9 @@ def direct(function: Callable[..., Nest]) -> Callable[..., Nest]:
 
     def call(*given: Nest) -> Nest:
         if not traced:
-            specs = tf.nest.map_structure(lambda x: tf.TensorSpec(x.shape, x.dtype), given)
-            traced.append(tf.function(function, autograph=False).get_concrete_function(*specs))
-        concrete = traced[0]
-        leaves, types = [*tf.nest.flatten(given), *concrete.captured_inputs], [output.dtype for output in concrete.outputs]
-        outputs = tf.raw_ops.StatefulPartitionedCall(args=leaves, Tout=types, f=concrete)
-        return tf.nest.pack_sequence_as(concrete.structured_outputs, outputs)
+            traced.extend(operation(function, *given))
+        run, like = traced
+        return tf.nest.pack_sequence_as(like, run(tf.nest.flatten(given)))
 
     return call
 
@@ -48,18 +57,11 @@ def program(function: Callable[..., Nest], like: TrainState, *examples: np.ndarr
         policy, observations = tf.nest.pack_sequence_as(used, leaves)
         return function(like._replace(policy=policy, observations=observations), *given)
 
-    specs = tf.nest.map_structure(lambda x: tf.TensorSpec(x.shape, x.dtype), (tf.nest.flatten(used), *examples))
-    concrete = tf.function(inside, autograph=False).get_concrete_function(*specs)
-    types = [output.dtype for output in concrete.outputs]
+    run, _ = operation(inside, tf.nest.flatten(used), *examples)
 
     def use(state: TrainState) -> Call:
-        leaves, captured = tf.nest.flatten((state.policy, state.observations)), concrete.captured_inputs
-
-        def call(*arrays: np.ndarray) -> list[np.ndarray]:
-            outputs = tf.raw_ops.StatefulPartitionedCall(args=[*leaves, *arrays, *captured], Tout=types, f=concrete)
-            return [output.numpy() for output in outputs]
-
-        return call
+        leaves = tf.nest.flatten((state.policy, state.observations))
+        return lambda *arrays: [output.numpy() for output in run([*leaves, *arrays])]
 
     return use
 

@@ -123,7 +123,7 @@ def open_graph(config: Config) -> Environment:
 
 
 def python_engine(config: Config, name: str, learner: Learner, time_limit: int) -> Engine:
-    """Collecting step by step in Python, updating in one compiled program. The environments open at the first iteration after `begin`."""
+    """Collecting step by step in Python, updating in compiled programs. The environments open at the first iteration after `begin`."""
     n, horizon = _sizes(config, "python", time_limit)
     piece = compiler(config)
     in_pieces = natural(config.row()) or n * horizon > SMALL

@@ -44,6 +44,13 @@ def head_fisher(distribution: Callable[[Nest], Any], p: Nest, u: Nest) -> Nest:
     return accumulator.jvp(slope)
 
 
+def weighed_head(policy: Policy, p: Nest, u: Nest, weight: tf.Tensor) -> Nest:
+    """w_m F_head u of each sample: p, u nests of [M, ...]; weight [M]."""
+    return tf.nest.map_structure(
+        lambda leaf: leaf * tf.reshape(weight, [-1] + [1] * (leaf.shape.rank - 1)), head_fisher(policy.distribution, p, u)
+    )
+
+
 def fisher_vector_product(policy: Policy, params: Nest, observation: tf.Tensor, weight: tf.Tensor, v: Nest) -> Nest:
     """F v = sum_m w_m J_m^T F_head(o_m) J_m v   (PG-105), J_m the Jacobian of the distribution's parameters at o_m.
 
@@ -57,10 +64,13 @@ def fisher_vector_product(policy: Policy, params: Nest, observation: tf.Tensor, 
         tape.watch(params)
         with tf.autodiff.ForwardAccumulator(params, v) as accumulator:
             p = policy.parameters(params, observation)
-    jv = accumulator.jvp(p, unconnected_gradients="zero")
-    fjv = head_fisher(policy.distribution, p, jv)
-    weighted = tf.nest.map_structure(lambda leaf: leaf * tf.reshape(weight, [-1] + [1] * (leaf.shape.rank - 1)), fjv)
-    return tape.gradient(p, params, output_gradients=weighted, unconnected_gradients="zero")
+    weighed = weighed_head(policy, p, accumulator.jvp(p, unconnected_gradients="zero"), weight)
+    return tape.gradient(p, params, output_gradients=weighed, unconnected_gradients="zero")
+
+
+def own_part(policy: Policy, nest: Nest) -> Nest:
+    """What belongs to the policy's network, of a nest like theta."""
+    return nest[policy.part] if policy.part else nest
 
 
 def combinations(policy: Policy, outputs: int) -> tf.Tensor:
@@ -78,16 +88,14 @@ def fisher_from_factors(policy: Policy, params: Nest, f: Factors, weight: tf.Ten
 
     Args: f: of M samples, for `combinations`; weight [M]; v: nest like params. Returns: nest like params.
     """
-    own = lambda nest: nest[policy.part] if policy.part else nest  # noqa: E731
-    along = nets.forward(f, own(v))
+    along = nets.forward(f, own_part(policy, v))
     missing = f.output.shape[-1] - along.shape[-1]
     with tf.GradientTape() as tape:
         tape.watch((params, f.output))
         with tf.autodiff.ForwardAccumulator((params, f.output), (v, tf.pad(along, [[0, 0], [0, missing]]))) as accumulator:
             p = policy.head(params, f.output)
-    fjv = head_fisher(policy.distribution, p, accumulator.jvp(p, unconnected_gradients="zero"))
-    weighted = tf.nest.map_structure(lambda leaf: leaf * tf.reshape(weight, [-1] + [1] * (leaf.shape.rank - 1)), fjv)
-    rest, u = tape.gradient(p, (params, f.output), output_gradients=weighted, unconnected_gradients="zero")
+    weighed = weighed_head(policy, p, accumulator.jvp(p, unconnected_gradients="zero"), weight)
+    rest, u = tape.gradient(p, (params, f.output), output_gradients=weighed, unconnected_gradients="zero")
     found = nets.back(f, u[:, : along.shape[-1]])
     return {**rest, policy.part: found} if policy.part else found
 
@@ -100,7 +108,7 @@ def worth_keeping(policy: Policy, params: Nest, samples: int) -> bool:
     """Whether factors make the product faster, in memory that does not grow with the batch: if not, each product makes its pass anew."""
     if policy.net is None or policy.net.factors is None:
         return False
-    kernels = [layer["kernel"].shape for layer in (params[policy.part] if policy.part else params)]
+    kernels = [layer["kernel"].shape for layer in own_part(policy, params)]
     rows = kernels[-1][1] - policy.relative
     products, widths = sum(n * m for n, m in kernels), sum(m for _, m in kernels)
     numbers = sum(n for n, _ in kernels) + rows * widths
@@ -130,7 +138,7 @@ def over_blocks(of: Callable[[Nest], Nest], blocks: Nest, like: Nest) -> Nest:
 
 def keep_factors(policy: Policy, params: Nest, blocks: tf.Tensor) -> Factors:
     """The factors of each block, for all Fisher products of one batch: observations [blocks, size, O] -> leaves [blocks, ...]."""
-    net, w = policy.net, params[policy.part] if policy.part else params
+    net, w = policy.net, own_part(policy, params)
     c = tf.cast(combinations(policy, w[-1]["kernel"].shape[1]), blocks.dtype)
     if blocks.shape[0] == 1:
         return tf.nest.map_structure(lambda x: x[None], net.factors(w, blocks[0], c))

@@ -132,7 +132,7 @@ class Stream:
     """
 
     def __init__(self, environment: VectorEnvironment, learner: Learner, n: int, horizon: int, jit: bool) -> None:
-        self.environment, self.learner, self.n, self.horizon, self.jit = environment, learner, n, horizon, jit
+        self.environment, self.learner, self.n, self.horizon = environment, learner, n, horizon
         self.whole = whole_episodes(learner.algorithm)
         self.use: Callable[[TrainState], acting.Call] | None = None
         piece = functools.partial(tf.function, jit_compile=jit, autograph=False)

@@ -10,8 +10,9 @@ import json
 import os
 import tempfile
 import time
-import warnings
 from typing import Any
+
+from learn import make_envs
 
 
 def main() -> None:
@@ -27,16 +28,13 @@ def main() -> None:
 
 def make(a: Any) -> Any:
     """The model on `envs` environments in one process, observations normalised if asked for."""
-    import gymnasium
     import sb3_contrib
     import stable_baselines3
     import torch
-    from stable_baselines3.common.monitor import Monitor
-    from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+    from stable_baselines3.common.vec_env import VecNormalize
 
-    warnings.filterwarnings("ignore", message=".*is out of date.*", category=DeprecationWarning)
     torch.set_num_threads(a.threads)
-    envs: Any = DummyVecEnv([lambda: Monitor(gymnasium.make(a.env))] * a.envs)
+    envs = make_envs(a.env, a.envs)
     if a.normalize:
         envs = VecNormalize(envs, norm_obs=True, norm_reward=True)
     algorithm = {"trpo": sb3_contrib.TRPO, "ppo": stable_baselines3.PPO, "a2c": stable_baselines3.A2C}[a.algo]
@@ -72,8 +70,7 @@ def solve(a: Any) -> dict[str, Any]:
     """Learns until greedy episodes return enough, and saves the policy."""
     from stable_baselines3.common.evaluation import evaluate_policy
 
-    model, reached, steps = make(a), 0.0, 0
-    judges = DummyVecEnvs(a)
+    model, judges, reached, steps = make(a), make_envs(a.env, 10), 0.0, 0
     while reached < a.until and steps < 400_000:
         model.learn(5 * model.n_steps * a.envs, reset_num_timesteps=False)
         steps = model.num_timesteps
@@ -81,14 +78,6 @@ def solve(a: Any) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as directory:
         model.save(os.path.join(directory, "policy"))
     return {"steps": steps, "evaluation": reached}
-
-
-def DummyVecEnvs(a: Any) -> Any:  # noqa: N802
-    import gymnasium
-    from stable_baselines3.common.monitor import Monitor
-    from stable_baselines3.common.vec_env import DummyVecEnv
-
-    return DummyVecEnv([lambda: Monitor(gymnasium.make(a.env))] * 10)
 
 
 if __name__ == "__main__":
