@@ -230,7 +230,7 @@ def test_neither_parts_nor_blocks_change_the_step(algo, kind, rng):
     """With wide layers, whose factors are kept, and narrow ones."""
     for hidden in ("6", "40,40"):
         made, state, t = prepare(rng, algo=algo, kind=kind, hidden=hidden)
-        steps = [make_update(made._replace(shards=n, fisher_block=size))(state, t, SEED, FULL)[0] for n, size in ((1, 10**6), (3, 4))]
+        steps = [updated(made._replace(shards=n, fisher_block=size))(state, t, SEED, FULL)[0] for n, size in ((1, 10**6), (3, 4))]
         tf.nest.map_structure(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), *(step.policy for step in steps))
         moved = [trees.flatten(step.policy) - trees.flatten(state.policy) for step in steps]
         np.testing.assert_allclose(*moved, rtol=1e-3, atol=1e-4 * np.abs(moved[0]).max())

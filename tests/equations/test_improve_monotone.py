@@ -14,10 +14,9 @@ PACE, SEED = tf.constant(1.0, tf.float64), tf.constant([4, 2])
 
 
 def whole(objective, divergence, fisher):
-    """A problem without parts."""
-    return Problem(
-        objective, lambda theta: gradients.gradient(objective, theta)[1], divergence, fisher, lambda theta: PACE, 1, lambda rows: None
-    )
+    """A problem without parts, of a Fisher matrix [P, P]."""
+    slope, nothing = lambda theta: gradients.gradient(objective, theta)[1], lambda _: None
+    return Problem(objective, slope, divergence, lambda: lambda v: tf.linalg.matvec(fisher, v), nothing, lambda theta: PACE, 1, nothing)
 
 
 def table_problem(mdp, theta):
@@ -31,7 +30,7 @@ def table_problem(mdp, theta):
     def divergence(new):
         return tf.reduce_sum(mdp.visitation(theta) * divergences.kl(mdp.pi(theta), mdp.pi(new)))
 
-    return whole(objective, divergence, lambda v: tf.reshape(tf.linalg.matvec(fisher, tf.reshape(v, [-1])), v.shape))
+    return whole(objective, divergence, fisher)
 
 
 def regulator_problem(task, theta):
@@ -49,7 +48,7 @@ def regulator_problem(task, theta):
         kl_t = tf.math.log(sigma / sigma_0) + (sigma_0**2 + (k - k_0) ** 2 * m_t) / (2 * sigma**2) - 0.5
         return tf.reduce_sum(discount_t * kl_t)
 
-    return whole(objective, divergence, lambda v: tf.linalg.matvec(fisher, v))
+    return whole(objective, divergence, fisher)
 
 
 TASKS = {
@@ -82,4 +81,5 @@ def test_the_surrogate_has_the_exact_gradient_and_the_divergence_the_fisher_matr
     np.testing.assert_allclose(slope, process.gradient(theta), atol=1e-12)
     v = tf.reshape(tf.constant([0.4, -0.9, 0.1, 1.3, 0.7, -0.2], tf.float64)[: tf.size(theta)], theta.shape)
     kl = float(problem.divergence(theta + 1e-4 * v))
-    np.testing.assert_allclose(kl / 1e-8, 0.5 * float(tf.reduce_sum(v * problem.fisher(v))), rtol=1e-3)
+    flat = tf.reshape(v, [-1])
+    np.testing.assert_allclose(kl / 1e-8, 0.5 * float(tf.tensordot(flat, problem.fisher()(flat), 1)), rtol=1e-3)
