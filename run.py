@@ -161,7 +161,7 @@ def perform(config: Config, *further: Config) -> int:
     with quiet():
         import tensorflow as tf
 
-        from tfpg import build, train
+        from tfpg import build, seeds, train
 
         tf.get_logger().setLevel("ERROR")
         where = place(config.device)
@@ -175,7 +175,8 @@ def perform(config: Config, *further: Config) -> int:
             envs, horizon = parts.engine.envs, parts.engine.horizon
             if new:
                 directory, made = workdir.create(config), True
-            return train.MODES[config.mode](config, directory, parts, *further)
+            work = seeds.train if config.num_seeds > 1 else train.MODES[config.mode]
+            return work(config, directory, parts, *further)
         except (tf.errors.ResourceExhaustedError, MemoryError):
             if made:
                 workdir.discard(directory, there)

@@ -47,13 +47,12 @@ from tfpg.config import PLACES, Config, closest  # noqa: E402
 from tfpg.errors import RunFault, UsageError  # noqa: E402
 from tfpg.files import numbered, write_text  # noqa: E402
 from tfpg.report import duration  # noqa: E402
+from tfpg.statistics import POINTS, RESAMPLES, band, common_curve, interquartile_mean  # noqa: E402
 
 TABLE, PAGE, PICTURES = "benchmarks/experiments.toml", "docs/results.md", "docs/results"
 DIGESTS, PEERS, RUNS = "docs/results/runs", "docs/results/peers", "runs/results"
 WATCHING = (*PLACES, "progress", "tensorboard", "checkpoint_every", "device")
 """Flags that change neither what is learned nor how it is judged."""
-POINTS = 200  # of a curve
-RESAMPLES = 2000
 STALE = "is stale: `make results` writes it anew."
 COUNTED = ("skipped", "refused")  # columns of the metrics that count refusals
 REQUIRED = ("steps", "episodes", "evaluation", "wall_seconds", "first_iteration_seconds", "steps_per_second", "versions", "device")
@@ -366,40 +365,6 @@ def make_digests(root: Path, only: str) -> int:
             write_digest(root, experiment.name, seed, digest(root / task.directory))
             print(f"{task.name}: {DIGESTS}/{experiment.name}-seed{seed}.json")
     return 0
-
-
-# Statistics over seeds.
-
-
-def interquartile_mean(x: Any, axis: int = 0) -> Any:
-    """Mean of the middle half: a quarter of the weight is cut off at each end, values that lie across a cut count in part.
-
-    IQM = 2 int_{1/4}^{3/4} Q(p) dp, with Q the quantile function of the sample. In units of 1/(4 n) value i of n, sorted, covers
-    [4 i, 4 i + 4] and the middle half is [n, 3 n]: the weights are whole numbers, so equal values have exactly themselves as mean.
-    """
-    ordered = np.moveaxis(np.sort(np.asarray(x, np.float64), axis=axis), axis, -1)
-    n = ordered.shape[-1]
-    weights = np.diff(np.clip(4 * np.arange(n + 1), n, 3 * n))
-    return np.sum(ordered * weights, axis=-1) / (2 * n)
-
-
-def band(x: Any) -> tuple[Any, Any]:
-    """95 % percentile bootstrap band of the interquartile mean over the first axis [n, ...], with the same resamples every time."""
-    x = np.asarray(x, np.float64)
-    drawn = np.random.default_rng(0).integers(len(x), size=(RESAMPLES, len(x)))
-    low, high = np.percentile(interquartile_mean(x[drawn], axis=1), [2.5, 97.5], axis=0)
-    return low, high
-
-
-def common_curve(curves: list[dict[str, list]]) -> tuple[np.ndarray, np.ndarray] | None:
-    """Steps [G], and the training returns [n, G] of n runs there, interpolated, as far as all of them reach."""
-    known = [[(s, r) for s, r in zip(c["steps"], c["return_mean"], strict=True) if r is not None] for c in curves]
-    known = [points for points in known if points]
-    if not known:
-        return None
-    last = min(points[-1][0] for points in known)
-    grid = np.linspace(min(last, max(points[0][0] for points in known)), last, POINTS)
-    return grid, np.stack([np.interp(grid, [s for s, _ in points], [r for _, r in points]) for points in known])
 
 
 # What the page shows.

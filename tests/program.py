@@ -1,8 +1,14 @@
-"""The program, called as a user calls it, in this process: exit code, standard output and standard error."""
+"""The program, called as a user calls it, in this process: exit code, standard output and standard error; and what runs have in common."""
 
 import sys
 
+import numpy as np
+import tensorflow as tf
+
 import run
+from tfpg import build, checkpoint, metrics, train
+
+TIMES = ("seconds", "steps_per_second")
 
 
 def call(capfd, *arguments):
@@ -14,3 +20,26 @@ def call(capfd, *arguments):
         return end.code, out, err
     finally:
         sys.argv = before
+
+
+def rows_without_times(directory):
+    return [{name: value for name, value in row.items() if name not in TIMES} for row in metrics.read(directory)]
+
+
+def parameters(directory):
+    """Every number of the newest checkpoint, environments included."""
+    config = run.configure([f"--flagfile={directory}/run.flags"])
+    parts = build.setup(config)
+    again = train.Run(config, directory, parts)
+    again.begin()
+    state, counters = checkpoint.latest(directory / "checkpoints", {"train": again.state, "carry": again.carry}, repair=False)
+    parts.engine.close()
+    return [leaf.numpy() for leaf in tf.nest.flatten(state)], {name: counters[name] for name in ("iteration", "steps", "episodes")}
+
+
+def assert_same_run(a, b):
+    assert rows_without_times(a) == rows_without_times(b)
+    (leaves_a, counters_a), (leaves_b, counters_b) = parameters(a), parameters(b)
+    assert counters_a == counters_b
+    for x, y in zip(leaves_a, leaves_b, strict=True):
+        np.testing.assert_array_equal(x, y)

@@ -56,6 +56,8 @@ MISTAKES = {
     "--autoreset=same_step": ["--autoreset=same_step", "--engine=sync or async"],
     "--autoreset=never --engine=sync": ["--autoreset=never", "next_step"],
     "--schedule=linaer": ["--schedule=linaer", "Did you mean linear?"],
+    "--num_seeds=0": ["--num_seeds=0", "from 1"],
+    "--num_seeds=2 --seed=2147483647": ["--num_seeds=2", "--seed=2147483647", "seeds up to 2147483647"],
     "--window=0": ["--window=0", "from 1"],
     "--psi=gea": ["--psi=gea", "Did you mean gae?"],
     "--psi=gae --baseline=mean": ["--baseline=mean", "--psi=gae", "has its baseline inside"],

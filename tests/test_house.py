@@ -70,6 +70,8 @@ FLOORS = {
         "engines",
         "acting",
         "train",
+        "seeds",
+        "statistics",
         "workdir",
         "files",
     ],

@@ -14,39 +14,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
-from program import call
+from program import assert_same_run, call, parameters, rows_without_times
 
 import run
-from tfpg import build, checkpoint, metrics, rollout, train, workdir
+from tfpg import build, metrics, rollout, train, workdir
 from tfpg.config import Config
 from tfpg.envs import cartpole
 
 ROOT = Path(run.__file__).parent
 SMALL = ["--hidden=8", "--envs=8", "--horizon=32", "--total_steps=2048", "--eval_episodes=7", "--tensorboard=false"]
-TIMES = ("seconds", "steps_per_second")
-
-
-def rows_without_times(directory):
-    return [{name: value for name, value in row.items() if name not in TIMES} for row in metrics.read(directory)]
-
-
-def parameters(directory):
-    """Every number of the newest checkpoint, environments included."""
-    config = run.configure([f"--flagfile={directory}/run.flags"])
-    parts = build.setup(config)
-    again = train.Run(config, directory, parts)
-    again.begin()
-    state, counters = checkpoint.latest(directory / "checkpoints", {"train": again.state, "carry": again.carry}, repair=False)
-    parts.engine.close()
-    return [leaf.numpy() for leaf in tf.nest.flatten(state)], {name: counters[name] for name in ("iteration", "steps", "episodes")}
-
-
-def assert_same_run(a, b):
-    assert rows_without_times(a) == rows_without_times(b)
-    (leaves_a, counters_a), (leaves_b, counters_b) = parameters(a), parameters(b)
-    assert counters_a == counters_b
-    for x, y in zip(leaves_a, leaves_b, strict=True):
-        np.testing.assert_array_equal(x, y)
 
 
 @pytest.fixture(scope="module")

@@ -41,6 +41,7 @@ class Config:
         400_000, LEARN, "steps to learn from, of environments or demonstrations, in whole iterations", low=1, high=10**15
     )
     seed: int = option(0, LEARN, "seed of everything random", low=0, high=2**31 - 1)
+    num_seeds: int = option(1, LEARN, "runs of one program, with seeds from --seed on, each in a directory of its own", low=1, high=10_000)
 
     env: str = option("CartPole-v1", ENVIRONMENT, "any gymnasium id")
     env_arguments: str = option("", ENVIRONMENT, "what its constructor takes: name=value,name=value")
@@ -105,7 +106,7 @@ class Config:
     output: str = option("", RUN, "file that --mode=collect writes; empty: demonstrations.npz in --workdir")
     device: str = option("auto", RUN, "auto, cpu, gpu or tpu", choices=("auto", "cpu", "gpu", "tpu"))
     jit: bool = option(True, RUN, "compile with XLA")
-    cache: str = option("", RUN, "folder that keeps compiled programs for later runs; empty: the user's cache folder; none: nowhere")
+    cache: str = option("", RUN, "folder that keeps compiled programs; empty: the user's cache folder; none: nowhere")
 
     eval_episodes: int = option(100, JUDGE, "greedy episodes of an evaluation, and episodes to collect", low=1, high=1_000_000)
     eval_every: int = option(0, JUDGE, "iterations between evaluations; 0: only at the end", low=0, high=2**31 - 1)
@@ -301,6 +302,17 @@ def _check_demonstrations(config: Config) -> None:
         raise UsageError(f"--{unread[0]}={value} would not be read: --guidance={config.guidance} is an objective of its own.")
 
 
+def _check_seeds(config: Config) -> None:
+    """Raises UsageError for seeds beyond the largest, and for what can be done with one run only."""
+    if config.seed + config.num_seeds > 2**31:
+        raise UsageError(f"--num_seeds={config.num_seeds} from --seed={config.seed} on: seeds up to {2**31 - 1} are allowed.")
+    if config.num_seeds > 1 and config.mode != "train":
+        raise UsageError(
+            f"--mode={config.mode} takes one run, and --workdir={config.workdir} holds {config.num_seeds}: "
+            f"{config.workdir}/seed{config.seed} and the like are allowed."
+        )
+
+
 def check_values(config: Config) -> Config:
     """Returns config, or raises UsageError for the first value that no run may have: each flag by itself, and where the run lies."""
     for field in dataclasses.fields(config):
@@ -321,6 +333,7 @@ def check(config: Config) -> Config:
     """Returns config, or raises UsageError for the first value, or the first two together, that are not allowed."""
     check_values(config)
     _check_row(config)
+    _check_seeds(config)
     if config.log_std_floor > -20 and config.initial_log_std <= config.log_std_floor:
         raise UsageError(
             f"--initial_log_std={config.initial_log_std} is not above --log_std_floor={config.log_std_floor}: it starts above its floor."

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from tfpg import statistics
 from tfpg.metrics import Row
 
 HEADER = f"{'steps':>10} {'episodes':>9} {'return':>9} {'KL / radius':>15} {'entropy':>8} {'expl.var':>8} {'steps/s':>9} {'left':>8}"
@@ -29,22 +30,26 @@ def cell(value: Any, width: int, digits: int) -> str:
 class Progress:
     """A table that grows as a run does: live (the last line rewrites itself) on a terminal, plain lines elsewhere, or nothing.
 
-    The return shown is that of the last iteration in which an episode finished.
+    The return shown is that of the last iteration in which an episode finished. Of `runs` that follow each other each has its share of
+    the lines, and a last one of its own.
     """
 
-    def __init__(self, mode: str, total_steps: int) -> None:
+    def __init__(self, mode: str, total_steps: int, runs: int = 1) -> None:
         terminal = sys.stdout.isatty()
         self.mode = ("live" if terminal else "plain") if mode == "auto" else mode
         self.total, self.clear = total_steps, "\r\033[K" if self.mode == "live" else ""
-        self.returned: float | None = None
-        self.first, self.shown, self.drawn, self.started = -1, 0, 0.0, 0.0
+        self.stays = max(1, (LIVE_ROWS if self.mode == "live" else PLAIN_LINES) // runs)
+        self.headed, self.drawn = False, 0.0
 
     def begin(self) -> None:
-        """Prints the head of the table."""
-        if self.mode != "none":
+        """A run begins: above the first goes the head of the table."""
+        self.returned: float | None = None
+        self.first, self.shown, self.started = -1, 0, 0.0
+        if self.mode != "none" and not self.headed:
             print(HEADER, flush=True)
-        if self.mode == "live":
-            print("  compiling, which takes a few seconds ...", end="", flush=True)
+            if self.mode == "live":
+                print("  compiling, which takes a few seconds ...", end="", flush=True)
+        self.headed = True
 
     def _line(self, row: Row) -> str:
         elapsed, done = time.monotonic() - self.started, row["steps"] - self.first
@@ -61,8 +66,7 @@ class Progress:
             return
         if self.first < 0:
             self.first, self.started = row["steps"], time.monotonic()
-        stays = LIVE_ROWS if self.mode == "live" else PLAIN_LINES
-        due = row["steps"] * stays // self.total
+        due = row["steps"] * self.stays // self.total
         if due > self.shown or row["steps"] >= self.total:
             self.shown = due
             print(self.clear + self._line(row), flush=True)
@@ -81,13 +85,7 @@ def learning_curve(path: Path, rows: list[Row], title: str) -> None:
 
     Raises: OSError if it cannot be written.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import EngFormatter
-
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
+    figure, axes = _canvas(title)
     seen = [row for row in rows if row["return_mean"] is not None]
     marker = "o" if len(seen) < 3 else None
     axes.fill_between([r["steps"] for r in seen], [r["return_min"] for r in seen], [r["return_mean"] for r in seen], alpha=0.15, lw=0)
@@ -100,12 +98,38 @@ def learning_curve(path: Path, rows: list[Row], title: str) -> None:
     judged = [row for row in rows if row["eval_return"] is not None]
     if judged:
         axes.plot([r["steps"] for r in judged], [r["eval_return"] for r in judged], "o-", label="greedy evaluation")
+    axes.legend(frameon=False, loc="best")
+    figure.savefig(path, dpi=120)
+
+
+def common_learning_curve(path: Path, runs: list[list[Row]], title: str) -> None:
+    """Draws the interquartile mean over runs of their training return, and its 95 % band, as a PNG. Raises: OSError."""
+    figure, axes = _canvas(title)
+    curves = [{name: [row[name] for row in rows] for name in ("steps", "return_mean")} for rows in runs]
+    found = statistics.common_curve(curves)
+    if found:
+        grid, returns = found
+        axes.plot(grid, returns.T, color="C0", alpha=0.2, lw=0.6)
+        axes.fill_between(grid, *statistics.band(returns), color="C0", alpha=0.25, lw=0)
+        axes.plot(grid, statistics.interquartile_mean(returns), color="C0", label="training: interquartile mean (shade: 95 % band)")
+        axes.legend(frameon=False, loc="best")
+    figure.savefig(path, dpi=120)
+
+
+def _canvas(title: str) -> tuple[Any, Any]:
+    """An empty figure and its axes, return against steps."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import EngFormatter
+
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
     axes.set(title=title, xlabel="environment steps", ylabel="return per episode")
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.3)
-    axes.legend(frameon=False, loc="best")
-    figure.savefig(path, dpi=120)
+    return figure, axes
 
 
 def judgement(judged: dict[str, Any]) -> str:
@@ -122,4 +146,16 @@ def read_aloud(summary: dict[str, Any], directory: Path) -> str:
         f"{summary['algo']} learned {summary['env']} from {summary['steps']:,} steps ({summary['episodes']:,} episodes) "
         f"in {duration(summary['wall_seconds'])}.\n{judgement(summary['evaluation'])}\n"
         f"The policy is in {directory / summary['policy']}, the learning curve in {directory / 'learning_curve.png'}."
+    )
+
+
+def read_all_aloud(summary: dict[str, Any], directory: Path) -> str:
+    """The result of runs that differ in their seed alone, in sentences."""
+    judged = summary["evaluation"]
+    low, high = judged["band"]
+    return (
+        f"{summary['algo']} learned {summary['env']} with {len(summary['seeds'])} seeds, {summary['steps']:,} steps in all, "
+        f"in {duration(summary['wall_seconds'])}.\nThe greedy policies return {judged['interquartile_mean']:,.1f}, the interquartile mean "
+        f"over seeds (95 % band {low:,.1f} to {high:,.1f}); seed {judged['worst_seed']} returns least, {judged['worst']:,.1f}.\n"
+        f"Each run is in {directory}/seed<K>, their learning curve in {directory / 'learning_curve.png'}."
     )

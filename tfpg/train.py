@@ -240,8 +240,8 @@ def finished(run: Run) -> bool:
     return whole and run.counters.steps >= run.config.total_steps and summary.get("steps") == run.counters.steps
 
 
-def train(config: Config, directory: Path, parts: Setup) -> int:
-    """Trains, and leaves a complete run directory. Returns the exit code: 0, or 128 + signal when asked to stop."""
+def opened(config: Config, directory: Path, parts: Setup) -> Run:
+    """A run that begins, or that --resume goes on with. Raises: UsageError for demonstrations or a budget that do not fit it."""
     run = Run(config, directory, parts)
     digest = demonstrations.digest(config.demonstrations) if config.demonstrations else ""
     if config.resume:
@@ -253,22 +253,23 @@ def train(config: Config, directory: Path, parts: Setup) -> int:
         if digest:
             workdir.keep_digest(directory, config.demonstrations, digest)
         run.begin()
-    if finished(run):
-        print(f"{directory} is finished: it has its {run.counters.steps:,} steps. --total_steps says how many it shall have.")
-        return 0
-    print(describe(run), flush=True)
+    return run
+
+
+def learn(run: Run, progress: report.Progress, tell: Callable[[dict[str, Any]], None]) -> int:
+    """Trains until the run is complete and `tell` has told its summary: 0. Or until a signal asks to stop, all saved: its number."""
+    config, parts = run.config, run.parts
     if not config.resume:
         run.state = parts.engine.prepare(run.state, run.begin_seed)
     interrupt = Interrupt()
-    log = Log(directory, keep=run.counters.iteration, tensorboard=config.tensorboard)
-    progress = report.Progress(config.progress, config.total_steps)
+    log = Log(run.directory, keep=run.counters.iteration, tensorboard=config.tensorboard)
     progress.begin()
     try:
         loop(run, log, progress, interrupt)
         if not interrupt.signal:
             interrupt.raise_from_now()
-            policy = export(directory / "policy", parts.learner, run.state, parts.spaces)
-            print(report.read_aloud(finish(run, policy), directory))
+            policy = export(run.directory / "policy", parts.learner, run.state, parts.spaces)
+            tell(finish(run, policy))
             return 0
     except Stopped:
         pass
@@ -276,10 +277,26 @@ def train(config: Config, directory: Path, parts: Setup) -> int:
         interrupt.restore()
         log.close()
         parts.engine.close()
-    name = signal.Signals(interrupt.signal).name
-    print(f"{progress.clear}Stopped by {name} after {run.counters.steps:,} steps, saved. Go on with:")
+    return interrupt.signal
+
+
+def stopped(number: int, run: Run, progress: report.Progress, directory: Path) -> int:
+    """Says how to go on after a signal. Returns the exit code, 128 + signal."""
+    print(f"{progress.clear}Stopped by {signal.Signals(number).name} after {run.counters.steps:,} steps, saved. Go on with:")
     print(f"  python run.py --resume --workdir={directory}", flush=True)
-    return 128 + interrupt.signal
+    return 128 + number
+
+
+def train(config: Config, directory: Path, parts: Setup) -> int:
+    """Trains, and leaves a complete run directory. Returns the exit code: 0, or 128 + signal when asked to stop."""
+    run = opened(config, directory, parts)
+    if finished(run):
+        print(f"{directory} is finished: it has its {run.counters.steps:,} steps. --total_steps says how many it shall have.")
+        return 0
+    print(describe(run), flush=True)
+    progress = report.Progress(config.progress, config.total_steps)
+    number = learn(run, progress, lambda summary: print(report.read_aloud(summary, directory)))
+    return stopped(number, run, progress, directory) if number else 0
 
 
 def evaluate_run(config: Config, directory: Path, parts: Setup) -> int:

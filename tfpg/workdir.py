@@ -71,7 +71,8 @@ def discard(directory: Path, there: Iterable[Path]) -> None:
 
 def create(config: Config) -> Path:
     """Makes the directory of a new run and writes its flags. Raises: UsageError if it is in use or cannot be written."""
-    named = config.workdir or f"runs/{config.algo}-{config.env.replace('/', '_').replace(':', '_')}-seed{config.seed}"
+    seeds = f"seed{config.seed}" if config.num_seeds == 1 else f"seeds{config.seed}-{config.seed + config.num_seeds - 1}"
+    named = config.workdir or f"runs/{config.algo}-{config.env.replace('/', '_').replace(':', '_')}-{seeds}"
     directory, there = Path(named), ancestry(config)
     try:
         if not config.workdir:

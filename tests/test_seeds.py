@@ -1,0 +1,151 @@
+"""Many seeds in one program: each is the run that it would be by itself, and together they are summed up."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from program import assert_same_run, call
+
+import run
+from tfpg import engines, metrics, statistics
+
+ROOT = Path(run.__file__).parent
+SMALL = ["--hidden=8", "--envs=4", "--horizon=32", "--total_steps=512", "--eval_episodes=5", "--tensorboard=false"]
+
+
+@pytest.fixture(scope="module")
+def three(tmp_path_factory):
+    """Three seeds, made by the program in a process of its own."""
+    directory = tmp_path_factory.mktemp("seeds") / "three"
+    done = subprocess.run(
+        [sys.executable, "run.py", *SMALL, "--seed=4", "--num_seeds=3", f"--workdir={directory}"],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    return directory, done
+
+
+def test_it_says_what_it_does_and_reads_the_result_aloud(three):
+    directory, done = three
+    assert done.stderr == ""
+    first, description, header, *lines, learned, judged, where = done.stdout.splitlines()
+    assert "3 runs, seeds 4 to 6" in first
+    assert str(directory / "seed4") in description
+    assert done.stdout.count(header) == 1
+    assert [line.split()[1] for line in lines if line.startswith("Seed ")] == ["4", "5", "6"]
+    assert "npg learned CartPole-v1 with 3 seeds, 1,536 steps in all" in learned
+    summary = json.loads((directory / "summary.json").read_text())
+    assert f"{summary['evaluation']['interquartile_mean']:,.1f}, the interquartile mean" in judged
+    assert f"seed {summary['evaluation']['worst_seed']} returns least" in judged
+    assert str(directory / "learning_curve.png") in where
+
+
+def test_the_summary_is_made_of_the_runs_own(three):
+    directory, _ = three
+    summary = json.loads((directory / "summary.json").read_text())
+    each = [json.loads((directory / f"seed{seed}" / "summary.json").read_text()) for seed in (4, 5, 6)]
+    means = [one["evaluation"]["mean"] for one in each]
+    assert len(set(means)) == 3
+    assert (summary["seeds"], summary["steps"]) == ([4, 5, 6], 3 * 512)
+    assert summary["episodes"] == sum(one["episodes"] for one in each)
+    judged, (low, middle, high) = summary["evaluation"], sorted(means)
+    assert judged["means"] == means
+    assert judged["interquartile_mean"] == pytest.approx((low / 4 + middle + high / 4) / 1.5)
+    assert (judged["worst"], judged["worst_seed"]) == (low, 4 + means.index(low))
+    assert judged["band"] == pytest.approx(statistics.band(means))
+    assert low <= judged["band"][0] <= judged["interquartile_mean"] <= judged["band"][1] <= high
+    assert (directory / "learning_curve.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_seed_among_others_is_the_run_that_it_is_alone(three, tmp_path, capfd):
+    assert call(capfd, *SMALL, "--seed=6", f"--workdir={tmp_path}/alone")[0] == 0
+    assert_same_run(three[0] / "seed6", tmp_path / "alone")
+    summaries = [json.loads((path / "summary.json").read_text()) for path in (three[0] / "seed6", tmp_path / "alone")]
+    assert summaries[0]["evaluation"] == summaries[1]["evaluation"]
+    assert (three[0] / "seed6" / "run.flags").read_text() == (tmp_path / "alone" / "run.flags").read_text()
+
+
+def test_so_it_is_through_gymnasium_and_with_what_learners_remember(tmp_path, capfd):
+    flags = ["--algo=reinforce_togo", "--baseline=moving_average", "--env=Pendulum-v1", "--engine=sync", "--horizon=200"]
+    flags = [*SMALL, *flags, "--envs=2", "--total_steps=800"]
+    assert call(capfd, *flags, "--num_seeds=2", f"--workdir={tmp_path}/two")[0] == 0
+    assert call(capfd, *flags, "--seed=1", f"--workdir={tmp_path}/alone")[0] == 0
+    assert_same_run(tmp_path / "two" / "seed1", tmp_path / "alone")
+
+
+def test_what_was_stopped_goes_on_where_it_was(three, tmp_path, capfd):
+    """Of three seeds the first is finished, the second is stopped on its way, the third not begun."""
+    directory = tmp_path / "stopped"
+    process = subprocess.Popen(
+        [sys.executable, "run.py", *SMALL, "--seed=4", "--num_seeds=3", "--total_steps=512000", f"--workdir={directory}"],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 120
+    while len(metrics.read(directory / "seed4")) < 2 and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (143, "")
+    assert f"python run.py --resume --workdir={directory}\n" in out
+    assert not (directory / "seed5").exists()
+    assert not (directory / "summary.json").exists()
+
+    shutil.rmtree(directory)
+    shutil.copytree(three[0], directory)
+    (directory / "summary.json").unlink()
+    shutil.rmtree(directory / "seed6")
+    shutil.rmtree(directory / "seed5" / "checkpoints")  # killed before it had saved anything
+    before = os.stat(directory / "seed4" / "metrics.csv").st_mtime_ns
+    code, out, _ = call(capfd, "--resume", f"--workdir={directory}")
+    assert code == 0
+    assert [line.split()[1] for line in out.splitlines() if line.startswith("Seed ")] == ["5", "6"]
+    assert os.stat(directory / "seed4" / "metrics.csv").st_mtime_ns == before
+    for seed in (4, 5, 6):
+        assert_same_run(directory / f"seed{seed}", three[0] / f"seed{seed}")
+    assert json.loads((directory / "summary.json").read_text())["evaluation"]["means"] == judged_means(three[0])
+
+
+def judged_means(directory):
+    return json.loads((directory / "summary.json").read_text())["evaluation"]["means"]
+
+
+def test_all_of_them_learn_on(three, tmp_path, capfd):
+    directory = tmp_path / "more"
+    shutil.copytree(three[0], directory)
+    assert call(capfd, "--resume", f"--workdir={directory}", "--total_steps=1024")[0] == 0
+    assert json.loads((directory / "summary.json").read_text())["steps"] == 3 * 1024
+    for flags in (directory / "run.flags", directory / "seed5" / "run.flags"):
+        assert "--total_steps=1024\n" in flags.read_text()
+        assert "# Until step 512: --total_steps=512" in flags.read_text()
+
+
+@pytest.mark.parametrize("mode", ["evaluate", "export", "collect"])
+def test_what_takes_one_run_says_which_there_are(mode, three, capfd):
+    code, _, err = call(capfd, f"--mode={mode}", f"--workdir={three[0]}")
+    assert code == 2
+    assert f"--mode={mode} takes one run" in err
+    assert f"{three[0]}/seed4" in err
+
+
+def test_too_little_memory_leaves_nothing(tmp_path, capfd, monkeypatch):
+    def begin(*_):
+        raise tf.errors.ResourceExhaustedError(None, None, "")
+
+    monkeypatch.setattr(engines, "start", begin)
+    code, _, err = call(capfd, *SMALL, "--num_seeds=2", f"--workdir={tmp_path}/new")
+    assert (code, "not enough memory" in err, list(tmp_path.iterdir())) == (1, True, [])
+
+
+def test_a_band_of_runs_holds_their_interquartile_mean(tmp_path):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(9, 50))
+    low, high = statistics.band(x)
+    assert np.all((low <= statistics.interquartile_mean(x)) & (statistics.interquartile_mean(x) <= high))
+    assert np.all((x.min(axis=0) <= low) & (high <= x.max(axis=0)))
