@@ -41,6 +41,7 @@ class Case(NamedTuple):
     peer: Side
     what: str
     less: bool = False
+    pairs: int = 100  # at most
 
 
 def python(executable: str, *arguments: str) -> dict[str, Any]:
@@ -146,6 +147,20 @@ def cores(count: int) -> Side:
     return lambda: learned(python("taskset", *command, str(fewer(12)), "--envs=1024", "--horizon=128"))
 
 
+def seeds(count: int, apart: bool) -> Side:
+    """Default runs with so many seeds, in one program or one after another."""
+
+    def run() -> dict[str, Any]:
+        with tempfile.TemporaryDirectory() as directory:
+            calls = [[f"--seed={k}", f"--workdir={directory}/seed{k}"] for k in range(count)]
+            calls = calls if apart else [[f"--num_seeds={count}", f"--workdir={directory}"]]
+            value = sum(timed([sys.executable, "run.py", "--progress=none", *arguments]) for arguments in calls)
+            found = [json.loads(Path(directory, f"seed{k}", "summary.json").read_text()) for k in range(count)]
+            return {"value": value, "returns": [summary["evaluation"]["mean"] for summary in found]}
+
+    return run
+
+
 TRPO = {"n_steps": 256, "batch_size": 256, "n_critic_updates": 5, "cg_max_steps": 10, "cg_damping": 0.1, "sub_sampling_factor": 1}
 PPO = {"n_steps": 32, "batch_size": 256, "n_epochs": 20, "gae_lambda": 0.8, "gamma": 0.98, "ent_coef": 0.0, "learning_rate": 1e-3}
 HOPPER = {"n_steps": 1024, "batch_size": 128, "n_critic_updates": 20, "cg_max_steps": 25, "cg_damping": 0.1, "sub_sampling_factor": 1}
@@ -175,6 +190,7 @@ CASES = [
         "Fisher-vector product; plain matrix products of its shapes",
     ),
     Case("cores", "steps/s", 1.7, cores(2), cores(1), "NPG in graph, 1024 x 128: two cores; one"),
+    Case("seeds", "s", 2, seeds(16, False), seeds(16, True), "16 default runs in one program; one after another", True, pairs=1),
     Case(
         "serve_one", "s", 1 / 1.2, *halves("serve", "1"),
         "one greedy action of the SavedModel; the bare function", True,
@@ -218,7 +234,7 @@ def main(_: list[str]) -> None:
         if ONLY.value and case.name not in ONLY.value:
             continue
         try:
-            row = results[case.name] = compare(case, pairs)
+            row = results[case.name] = compare(case, min(pairs, case.pairs))
         except (RuntimeError, OSError) as error:
             print(f"{case.name:<13} failed: {error}", flush=True)
             continue

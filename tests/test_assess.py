@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 from learners import GAMMA, LAMBDA, SEED, STEPS, N, T, assert_equal, episodes, fill_padding, make, prepare, trajectory
 
-from tfpg import algorithms, gradients, trees
+from tfpg import algorithms, fit, gradients, trees
 from tfpg import assess as assess_forms
 from tfpg.assess import assess
 from tfpg.learner import flat
@@ -369,3 +369,18 @@ def test_shapes_are_known_when_a_program_is_traced(rng):
     made, state, t = prepare(rng)
     assert flat(t.reward).shape == [T * N]
     assert trajectory(made, state, rng, whole=True).mask.shape == [T, N]
+
+
+@pytest.mark.parametrize(("steps", "n"), [(3, 5), (1, fit.BLOCK), (7, 331), (3, fit.BLOCK)])
+@pytest.mark.parametrize("jit", [False, True])
+def test_rows_in_turn_are_the_rows_at_once(steps, n, jit, rng):
+    """Of one block, of blocks that are full, and of a last one that is not; never are more rows than a block looked at."""
+    x, most = tf.constant(rng.normal(size=[steps, n, 2])), []
+
+    def of(rows):
+        most.append(rows.shape[:-1].num_elements())
+        return tf.reduce_sum(rows**2, -1) + 1
+
+    found = tf.function(lambda: assess_forms.in_turn(of, x), jit_compile=jit)()
+    np.testing.assert_allclose(found, np.sum(x.numpy() ** 2, -1) + 1, rtol=1e-14)
+    assert max(most) <= fit.BLOCK
