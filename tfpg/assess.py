@@ -63,7 +63,8 @@ def criticise(learner: Learner, state: TrainState, seen: View, seed: tf.Tensor) 
         nothing = tf.zeros_like(seen.t.reward)
         return Critique(nothing, nothing, None), None
     if not fits_q(learner.algorithm):
-        return Critique(*(in_turn(lambda o: values(learner, state, o), x) for x in (seen.value, seen.value_next)), None), None
+        v_t, v_tp1 = (in_turn(lambda o: values(learner, state, o), x) for x in (seen.value, seen.value_next))
+        return Critique(v_t, v_tp1, None), None
     policy = learner.policy
     p_t, p_tp1 = (policy.parameters(state.policy, o) for o in (seen.policy, seen.value_next))
     a_tp1 = policy.act(p_tp1, policy.noise(tf.shape(seen.mask), seed))
