@@ -1,17 +1,15 @@
 """How an update of npg grows with its batch, its network and its conjugate-gradient iterations: make growth [ARGS="--only=samples"]
 
-Each size is measured in a process of its own: a batch of in-graph CartPole is collected, the update is made once to compile it, and then
-timed. What is divided by is what the work is proportional to: samples; samples times parameters; and for the iterations, of which each adds
-one Fisher-vector product, the time they add. Memory is what the update takes at its peak on top of what the process held with the
-batch collected. Writes docs/growth.json and docs/growth.png. Let nothing else run meanwhile.
+Each size is measured by `side.py` in a process of its own: a batch of in-graph CartPole is collected, the update is made once to compile
+it, and then timed. What is divided by is what the work is proportional to: samples; samples times parameters; and for the iterations, of
+which each adds one Fisher-vector product, the time they add. Memory is what the update takes at its peak on top of what the process held
+with the batch collected. Writes docs/growth.json and docs/growth.png. Let nothing else run meanwhile.
 """
 
 import json
-import resource
 import statistics
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +18,6 @@ from absl import app, flags
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from run import configure, quiet  # noqa: E402
 from tfpg.files import write_text  # noqa: E402
 
 KINDS = {
@@ -29,42 +26,17 @@ KINDS = {
     "iterations": [(64, "64,64", iterations) for iterations in (5, 10, 20, 50)],
 }
 HORIZON = 128
-LONG = 10.0  # seconds of an update that is timed twice only
 ONLY = flags.DEFINE_list("only", list(KINDS), f"what grows: {', '.join(KINDS)}")
-CHILD = flags.DEFINE_list("child", [], "envs,iterations,widths of one measurement, made in this process")
 
 
-def resident(field: str) -> float:
-    """MB of this process, from Linux: VmRSS is now, VmHWM the most so far."""
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
-    return int(line.split()[1]) / 1e3
-
-
-def measure(envs: int, iterations: int, widths: list[str]) -> dict[str, Any]:
-    """Seconds and memory of the update of one size."""
-    with quiet():
-        import tensorflow as tf
-
-        from tfpg import acting, build, engines, learner, rollout, update
-    config = configure(
-        [f"--envs={envs}", f"--horizon={HORIZON}", f"--hidden={','.join(widths)}", f"--cg_iterations={iterations}", "--damping=1e-5"]
-    )
-    made, piece, seed = build.setup(config).learner, engines.compiler(config), tf.constant([1, 2])
-    environment, state = engines.open_graph(config), learner.initial_state(made, seed)
-    collect, improve = piece(rollout.make_collect(environment, made, envs, HORIZON)), acting.direct(update.make_update(made, piece))
-    trajectory = collect(state, rollout.start(environment, made, envs, seed), seed)[1]
-    wait = lambda nest: [leaf.numpy() for leaf in tf.nest.flatten(nest)]  # noqa: E731
-    batch = sum(leaf.nbytes for leaf in wait(trajectory)) / 1e6
-    held, spent = resident("VmRSS"), []
-    wait(improve(state, trajectory, seed, tf.constant(1.0))[0].policy)
-    while len(spent) < (2 if spent and spent[0] > LONG else 9):
-        begun = time.perf_counter()
-        wait(improve(state, trajectory, seed, tf.constant(1.0))[0].policy)
-        spent.append(time.perf_counter() - begun)
-    parameters = sum(leaf.shape.num_elements() for leaf in tf.nest.flatten(state.policy))
-    peak = max(resident("VmHWM"), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3)
-    sizes = {"samples": envs * HORIZON, "parameters": parameters, "iterations": iterations}
-    return {**sizes, "seconds": statistics.median(spent), "batch_mb": batch, "update_mb": peak - held}
+def measure(envs: int, widths: str, iterations: int) -> dict[str, Any]:
+    """The update of one size, in a process of its own. The damping is so small that conjugate gradient does not end before its time."""
+    repeats = 9 if envs <= 1024 and int(widths.split(",", maxsplit=1)[0]) <= 512 else 2
+    flags_ = [f"--envs={envs}", f"--horizon={HORIZON}", f"--hidden={widths}", f"--cg_iterations={iterations}", "--damping=1e-5"]
+    command = [sys.executable, "benchmarks/side.py", "update", str(repeats), *flags_]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout.splitlines()[-1])
+    return {**found, "samples": envs * HORIZON, "iterations": iterations, "seconds": statistics.median(found["seconds"])}
 
 
 def unit(kind: str, row: dict[str, Any], first: dict[str, Any]) -> float:
@@ -107,18 +79,12 @@ def draw(found: dict[str, list[dict[str, Any]]], path: Path) -> None:
 
 
 def main(_: list[str]) -> None:
-    if CHILD.value:
-        envs, iterations, *widths = CHILD.value
-        print(json.dumps(measure(int(envs), int(iterations), widths)))
-        return
     kept = ROOT / "docs" / "growth.json"
     found: dict[str, list[dict[str, Any]]] = json.loads(kept.read_text()) if kept.exists() else {}
     for kind in ONLY.value:
         found[kind] = []
-        for envs, widths, iterations in KINDS[kind]:
-            command = [sys.executable, __file__, f"--child={envs},{iterations},{widths}"]
-            done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-            found[kind].append(json.loads(done.stdout.splitlines()[-1]))
+        for size in KINDS[kind]:
+            found[kind].append(measure(*size))
             print(table({kind: found[kind]}).splitlines()[-1], flush=True)
     found = {kind: found[kind] for kind in KINDS if kind in found}
     write_text(kept, json.dumps(found, indent=1) + "\n")

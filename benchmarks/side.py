@@ -2,6 +2,7 @@
 
 side.py train ITERATIONS FLAGS ...      seconds of each iteration after the first, steps in one, parameters, returns
 side.py product SIZE                    the Fisher-vector product beside plain matrix products of its shapes, GF/s
+side.py update REPEATS FLAGS ...        one update of a batch collected in graph: seconds of each, and MB of memory
 side.py serve BATCH                     an exported policy beside the compiled function that it holds, and matrix products
 """
 
@@ -96,6 +97,33 @@ def product(samples: int) -> dict[str, Any]:
     return rates
 
 
+def resident(field: str) -> float:
+    """MB of this process, from Linux: VmRSS is now, VmHWM the most so far."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
+    return int(line.split()[1]) / 1e3
+
+
+def update(repeats: int, arguments: list[str]) -> dict[str, Any]:
+    """The update of a run in graph, in programs as `run.py` makes them; its memory is what it takes on top of the batch at its peak."""
+    import tensorflow as tf
+
+    from tfpg import acting, build, engines, rollout
+    from tfpg.learner import initial_state
+    from tfpg.update import make_update
+
+    config = configure(arguments)
+    environment, piece, seed, pace = engines.open_graph(config), engines.compiler(config), tf.constant([1, 2]), tf.constant(1.0)
+    learner = build.make_learner(config, environment.spaces)
+    state, begun = initial_state(learner, seed), rollout.start(environment, learner, config.envs, seed)
+    trajectory = piece(rollout.make_collect(environment, learner, config.envs, config.horizon))(state, begun, seed)[1]
+    improve = acting.direct(make_update(learner, piece))
+    batch = sum(leaf.numpy().nbytes for leaf in tf.nest.flatten(trajectory)) / 1e6
+    held = resident("VmRSS")
+    spent = seconds(lambda: [leaf.numpy() for leaf in tf.nest.flatten(improve(state, trajectory, seed, pace)[0].policy)], repeats)
+    parameters = sum(leaf.shape.num_elements() for leaf in tf.nest.flatten(state.policy))
+    return {"seconds": spent, "parameters": parameters, "batch_mb": batch, "update_mb": resident("VmHWM") - held}
+
+
 def serve(batch: int) -> dict[str, Any]:
     """Seconds of one greedy action, or of a batch, through the loaded SavedModel and through the compiled function it was made of."""
     import tensorflow as tf
@@ -134,8 +162,8 @@ def main() -> None:
     work, *rest = sys.argv[1:]
     with quiet():
         import tfpg.build  # noqa: F401
-    found = train(int(rest[0]), rest[1:]) if work == "train" else {"product": product, "serve": serve}[work](int(rest[0]))
-    print(json.dumps(found))
+    works: dict[str, Callable[..., dict[str, Any]]] = {"train": train, "product": product, "update": update, "serve": serve}
+    print(json.dumps(works[work](int(rest[0]), *([rest[1:]] if work in ("train", "update") else []))))
 
 
 if __name__ == "__main__":
