@@ -151,11 +151,12 @@ def seeds(count: int, apart: bool) -> Side:
     """Default runs with so many seeds, in one program or one after another."""
 
     def run() -> dict[str, Any]:
+        n = fewer(count)
         with tempfile.TemporaryDirectory() as directory:
-            calls = [[f"--seed={k}", f"--workdir={directory}/seed{k}"] for k in range(count)]
-            calls = calls if apart else [[f"--num_seeds={count}", f"--workdir={directory}"]]
+            calls = [[f"--seed={k}", f"--workdir={directory}/seed{k}"] for k in range(n)]
+            calls = calls if apart else [[f"--num_seeds={n}", f"--workdir={directory}"]]
             value = sum(timed([sys.executable, "run.py", "--progress=none", *arguments]) for arguments in calls)
-            found = [json.loads(Path(directory, f"seed{k}", "summary.json").read_text()) for k in range(count)]
+            found = [json.loads(Path(directory, f"seed{k}", "summary.json").read_text()) for k in range(n)]
             return {"value": value, "returns": [summary["evaluation"]["mean"] for summary in found]}
 
     return run
