@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from learners import GAMMA, LAMBDA, SEED, STEPS, N, T, assert_equal, episodes, fill_padding, make, prepare, trajectory
+from learners import GAMMA, LAMBDA, SEED, STEPS, N, T, assert_equal, begun, episodes, fill_padding, make, prepare, trajectory
 
-from tfpg import algorithms, fit, gradients, trees
+from tfpg import algorithms, gradients, learner, trees
 from tfpg import assess as assess_forms
 from tfpg.assess import assess
 from tfpg.learner import flat
@@ -371,16 +371,28 @@ def test_shapes_are_known_when_a_program_is_traced(rng):
     assert trajectory(made, state, rng, whole=True).mask.shape == [T, N]
 
 
-@pytest.mark.parametrize(("steps", "n"), [(3, 5), (1, fit.BLOCK), (7, 331), (3, fit.BLOCK)])
+@pytest.mark.parametrize("rows", [15, gradients.BLOCK, 7 * 331, 3 * gradients.BLOCK])
 @pytest.mark.parametrize("jit", [False, True])
-def test_rows_in_turn_are_the_rows_at_once(steps, n, jit, rng):
+def test_rows_in_turn_are_the_rows_at_once(rows, jit, rng):
     """Of one block, of blocks that are full, and of a last one that is not; never are more rows than a block looked at."""
-    x, most = tf.constant(rng.normal(size=[steps, n, 2])), []
+    x, y, most = tf.constant(rng.normal(size=[rows, 2])), tf.constant(rng.uniform(size=[rows])), []
 
-    def of(rows):
-        most.append(rows.shape[:-1].num_elements())
-        return tf.reduce_sum(rows**2, -1) + 1
+    def of(x, y):
+        most.append(x.shape[0])
+        return tf.reduce_sum(x**2, -1) + y
 
-    found = tf.function(lambda: assess_forms.in_turn(of, x), jit_compile=jit)()
-    np.testing.assert_allclose(found, np.sum(x.numpy() ** 2, -1) + 1, rtol=1e-14)
-    assert max(most) <= fit.BLOCK
+    found = tf.function(lambda: gradients.in_turn(of, x, y), jit_compile=jit)()
+    np.testing.assert_allclose(found, np.sum(x.numpy() ** 2, -1) + y, rtol=1e-14)
+    assert max(most) <= gradients.BLOCK
+
+
+@pytest.mark.parametrize("critic", ["td", "sarsa"])
+def test_values_of_a_batch_larger_than_a_block_are_those_of_its_parts(critic, rng):
+    made = make("actor_critic", critic=critic, psi="q" if critic == "sarsa" else "td")
+    state = begun(made, rng)
+    observation = tf.constant(rng.normal(size=[7, 331, 2]), tf.float32)
+    action = [tf.constant(rng.integers(0, 2, size=[7, 331]), tf.int32)] if critic == "sarsa" else []
+    found = learner.values(made, state, observation, *action)
+    parts = [learner.values(made, state, observation[t : t + 1], *(a[t : t + 1] for a in action))[0] for t in range(7)]
+    np.testing.assert_allclose(found, parts, rtol=1e-5, atol=1e-6)
+    assert np.ptp(found) > 1e-2

@@ -7,7 +7,6 @@ import tensorflow as tf
 
 from tfpg import baselines, critics, gradients, psi, returns, surrogates, trees
 from tfpg.algorithms import fits_q, in_columns, needs_critic, whole_episodes
-from tfpg.fit import BLOCK
 from tfpg.learner import Learner, flat, perceive, values
 from tfpg.masks import inside
 from tfpg.problem import Batch
@@ -63,8 +62,7 @@ def criticise(learner: Learner, state: TrainState, seen: View, seed: tf.Tensor) 
         nothing = tf.zeros_like(seen.t.reward)
         return Critique(nothing, nothing, None), None
     if not fits_q(learner.algorithm):
-        v_t, v_tp1 = (in_turn(lambda o: values(learner, state, o), x) for x in (seen.value, seen.value_next))
-        return Critique(v_t, v_tp1, None), None
+        return Critique(values(learner, state, seen.value), values(learner, state, seen.value_next), None), None
     policy = learner.policy
     p_t, p_tp1 = (policy.parameters(state.policy, o) for o in (seen.policy, seen.value_next))
     a_tp1 = policy.act(p_tp1, policy.noise(tf.shape(seen.mask), seed))
@@ -121,15 +119,6 @@ TARGETS: dict[str, Callable[..., tf.Tensor]] = {
 }
 """What the critic is fitted to (PG-59, PG-60, PG-61, PG-131). A return that the batch cuts short is completed by V: of episodes that
 terminate 'monte_carlo' is G_t."""
-
-
-def in_turn(of: Callable[[tf.Tensor], tf.Tensor], observation: tf.Tensor) -> tf.Tensor:
-    """of(observation) of rows that know nothing of one another, BLOCK at a time: [T, N, O] -> [T, N], in memory that does not grow."""
-    samples, shape = observation.shape[0] * observation.shape[1], observation.shape[:2]
-    if samples <= BLOCK:
-        return of(observation)
-    found = tf.map_fn(of, gradients.in_blocks(flat(observation), BLOCK), fn_output_signature=observation.dtype)
-    return tf.reshape(tf.reshape(found, [-1])[:samples], shape)
 
 
 class Scores(NamedTuple):

@@ -8,9 +8,6 @@ from tfpg import critics, gradients, minibatches, models, trees
 from tfpg.learner import Fit, Learner
 from tfpg.types import Nest
 
-BLOCK = 2048
-"""Samples of a minibatch that are computed at once: they stay in cache, and memory does not grow with the batch."""
-
 
 def by_minibatches(
     fit: Fit, loss: Callable[[Nest, Nest], tf.Tensor], data: Nest, share: tf.Tensor, params: Nest, memory: Nest, seed: tf.Tensor
@@ -24,7 +21,7 @@ def by_minibatches(
         phi, memory = carry
         own = tf.nest.map_structure(lambda x: tf.gather(x, rows), (data, share))
         w = own[1] / tf.maximum(tf.reduce_sum(own[1]), 1e-12)
-        blocks = gradients.in_blocks((own[0], w), BLOCK)
+        blocks = gradients.in_blocks((own[0], w), gradients.BLOCK)
         slope = gradients.over_blocks(lambda block: gradients.gradient(lambda phi: -loss(phi, block), phi)[1], blocks, phi)
         increment, memory = fit.optimizer.update(slope, memory)
         return trees.axpy(1.0, increment, phi), memory

@@ -115,6 +115,10 @@ def worth_keeping(policy: Policy, params: Nest, samples: int) -> bool:
     return PASS * rows * widths < 3 * products and 4 * samples * numbers <= KEPT_BYTES
 
 
+BLOCK = 2048
+"""Samples that are computed at once: they stay in cache, and memory does not grow with the batch."""
+
+
 def in_blocks(x: Nest, size: int) -> Nest:
     """M samples as blocks that stay in cache: leaves [M, ...] -> [blocks, size, ...], the last one filled up with zeros."""
 
@@ -134,6 +138,15 @@ def over_blocks(of: Callable[[Nest], Nest], blocks: Nest, like: Nest) -> Nest:
         return one(0)
     add = lambda i, total: (i + 1, trees.axpy(1.0, one(i), total))  # noqa: E731
     return tf.while_loop(lambda i, _: i < count, add, (tf.constant(0), trees.zeros_like(like)))[1]
+
+
+def in_turn(of: Callable[..., tf.Tensor], *x: tf.Tensor) -> tf.Tensor:
+    """of(*x) of rows that know nothing of one another, BLOCK at a time: each x [M, ...] -> [M]."""
+    samples = x[0].shape[0]
+    if samples <= BLOCK:
+        return of(*x)
+    found = tf.map_fn(lambda block: of(*block), in_blocks(x, BLOCK), fn_output_signature=x[0].dtype)
+    return tf.reshape(found, [-1])[:samples]
 
 
 def keep_factors(policy: Policy, params: Nest, blocks: tf.Tensor) -> Factors:

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from tfpg import gradients
 from tfpg.algorithms import Algorithm, needs_critic
 from tfpg.improve import Settings
 from tfpg.types import Horizon, Nest, Net, Normalizer, Optimizer, Policy, TrainState, Value
@@ -99,6 +100,7 @@ def no_memory(policy: Policy, n: int) -> Nest:
     return tf.zeros([n, policy.memory]) if policy.memory else ()
 
 
-def values(learner: Learner, state: TrainState, observation: tf.Tensor, action: Nest = None) -> tf.Tensor:
-    """V(o) or Q(o, a) in units of reward, for what the networks see [..., O] -> [...]."""
-    return learner.targets.invert(state.targets, learner.value.apply(state.value, observation, action))
+def values(learner: Learner, state: TrainState, observation: tf.Tensor, *action: tf.Tensor) -> tf.Tensor:
+    """V(o) or Q(o, a) in units of reward, for what the networks see [T, N, O] -> [T, N]."""
+    v = gradients.in_turn(lambda *rows: learner.value.apply(state.value, *rows), *map(flat, (observation, *action)))
+    return learner.targets.invert(state.targets, tf.reshape(v, observation.shape[:2]))
