@@ -1,6 +1,9 @@
 """The program, called as a user calls it, in this process: exit code, standard output and standard error; and what runs have in common."""
 
+import subprocess
 import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
@@ -8,6 +11,7 @@ import tensorflow as tf
 import run
 from tfpg import build, checkpoint, metrics, train
 
+ROOT = Path(run.__file__).parent
 TIMES = ("seconds", "steps_per_second")
 
 
@@ -20,6 +24,26 @@ def call(capfd, *arguments):
         return end.code, out, err
     finally:
         sys.argv = before
+
+
+def process(*arguments):
+    """The program in a process of its own, as in life; it must end well."""
+    command = [sys.executable, "run.py", *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+
+
+def start_and_stop(directory, number, *arguments):
+    """Starts a run, sends it a signal once `directory` holds some rows, and returns its exit code and output."""
+    process = subprocess.Popen(
+        [sys.executable, "run.py", *map(str, arguments)],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 120
+    while len(metrics.read(directory)) < 3 and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    return process.returncode, out, err
 
 
 def rows_without_times(directory):

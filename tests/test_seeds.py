@@ -4,20 +4,14 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
-from program import assert_same_run, call
+from program import assert_same_run, call, process, start_and_stop
 
-import run
 from tfpg import engines, metrics, statistics
 
-ROOT = Path(run.__file__).parent
 SMALL = ["--hidden=8", "--envs=4", "--horizon=32", "--total_steps=512", "--eval_episodes=5", "--tensorboard=false"]
 
 
@@ -25,11 +19,7 @@ SMALL = ["--hidden=8", "--envs=4", "--horizon=32", "--total_steps=512", "--eval_
 def three(tmp_path_factory):
     """Three seeds, made by the program in a process of its own."""
     directory = tmp_path_factory.mktemp("seeds") / "three"
-    done = subprocess.run(
-        [sys.executable, "run.py", *SMALL, "--seed=4", "--num_seeds=3", f"--workdir={directory}"],
-        cwd=ROOT, capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    return directory, done
+    return directory, process(*SMALL, "--seed=4", "--num_seeds=3", f"--workdir={directory}")
 
 
 def test_it_says_what_it_does_and_reads_the_result_aloud(three):
@@ -39,7 +29,7 @@ def test_it_says_what_it_does_and_reads_the_result_aloud(three):
     assert "3 runs, seeds 4 to 6" in first
     assert str(directory / "seed4") in description
     assert done.stdout.count(header) == 1
-    assert [line.split()[1] for line in lines if line.startswith("Seed ")] == ["4", "5", "6"]
+    assert told("\n".join(lines)) == ["4", "5", "6"]
     assert "npg learned CartPole-v1 with 3 seeds, 1,536 steps in all" in learned
     summary = json.loads((directory / "summary.json").read_text())
     assert f"{summary['evaluation']['interquartile_mean']:,.1f}, the interquartile mean" in judged
@@ -80,40 +70,53 @@ def test_so_it_is_through_gymnasium_and_with_what_learners_remember(tmp_path, ca
     assert_same_run(tmp_path / "two" / "seed1", tmp_path / "alone")
 
 
-def test_what_was_stopped_goes_on_where_it_was(three, tmp_path, capfd):
-    """Of three seeds the first is finished, the second is stopped on its way, the third not begun."""
+def test_a_signal_stops_all_of_them_and_is_told_for_all(tmp_path):
     directory = tmp_path / "stopped"
-    process = subprocess.Popen(
-        [sys.executable, "run.py", *SMALL, "--seed=4", "--num_seeds=3", "--total_steps=512000", f"--workdir={directory}"],
-        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    deadline = time.monotonic() + 120
-    while len(metrics.read(directory / "seed4")) < 2 and time.monotonic() < deadline and process.poll() is None:
-        time.sleep(0.01)
-    process.send_signal(signal.SIGTERM)
-    out, err = process.communicate(timeout=60)
-    assert (process.returncode, err) == (143, "")
+    flags = [*SMALL, "--seed=4", "--num_seeds=3", "--total_steps=512000", f"--workdir={directory}"]
+    code, out, err = start_and_stop(directory / "seed4", signal.SIGTERM, *flags)
+    assert (code, err) == (143, "")
     assert f"python run.py --resume --workdir={directory}\n" in out
     assert not (directory / "seed5").exists()
     assert not (directory / "summary.json").exists()
 
-    shutil.rmtree(directory)
-    shutil.copytree(three[0], directory)
+
+def as_it_was_when_killed(done, directory):
+    """Of three seeds the first is finished, the second had not saved anything, the third had not begun."""
+    shutil.copytree(done, directory)
     (directory / "summary.json").unlink()
+    shutil.rmtree(directory / "seed5" / "checkpoints")
     shutil.rmtree(directory / "seed6")
-    shutil.rmtree(directory / "seed5" / "checkpoints")  # killed before it had saved anything
+
+
+def told(out):
+    """The seeds whose results are told."""
+    return [line.split()[1] for line in out.splitlines() if line.startswith("Seed ")]
+
+
+def test_what_was_killed_goes_on_where_it_was(three, tmp_path, capfd):
+    directory = tmp_path / "killed"
+    as_it_was_when_killed(three[0], directory)
     before = os.stat(directory / "seed4" / "metrics.csv").st_mtime_ns
     code, out, _ = call(capfd, "--resume", f"--workdir={directory}")
     assert code == 0
-    assert [line.split()[1] for line in out.splitlines() if line.startswith("Seed ")] == ["5", "6"]
+    assert told(out) == ["5", "6"]
     assert os.stat(directory / "seed4" / "metrics.csv").st_mtime_ns == before
     for seed in (4, 5, 6):
         assert_same_run(directory / f"seed{seed}", three[0] / f"seed{seed}")
-    assert json.loads((directory / "summary.json").read_text())["evaluation"]["means"] == judged_means(three[0])
+    means = [json.loads((path / "summary.json").read_text())["evaluation"]["means"] for path in (directory, three[0])]
+    assert means[0] == means[1]
 
 
-def judged_means(directory):
-    return json.loads((directory / "summary.json").read_text())["evaluation"]["means"]
+def test_a_seed_that_reached_the_goal_is_not_trained_on(tmp_path, capfd):
+    """Its budget is not used up, and yet it is done."""
+    goal = ["--stop_at_return=5", "--eval_every=1", "--seed=4", "--num_seeds=3", f"--workdir={tmp_path}/goal"]
+    assert call(capfd, *SMALL, *goal)[0] == 0
+    assert [metrics.read(tmp_path / "goal" / f"seed{seed}")[-1]["steps"] for seed in (4, 5, 6)] == [128, 128, 128]
+    as_it_was_when_killed(tmp_path / "goal", tmp_path / "killed")
+    code, out, _ = call(capfd, "--resume", f"--workdir={tmp_path}/killed")
+    assert (code, told(out)) == (0, ["5", "6"])
+    for seed in (4, 5, 6):
+        assert_same_run(tmp_path / "killed" / f"seed{seed}", tmp_path / "goal" / f"seed{seed}")
 
 
 def test_all_of_them_learn_on(three, tmp_path, capfd):
@@ -143,7 +146,7 @@ def test_too_little_memory_leaves_nothing(tmp_path, capfd, monkeypatch):
     assert (code, "not enough memory" in err, list(tmp_path.iterdir())) == (1, True, [])
 
 
-def test_a_band_of_runs_holds_their_interquartile_mean(tmp_path):
+def test_a_band_of_runs_holds_their_interquartile_mean():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(9, 50))
     low, high = statistics.band(x)

@@ -230,14 +230,19 @@ def finish(run: Run, policy: Path) -> dict[str, Any]:
     return summary
 
 
-def finished(run: Run) -> bool:
-    """Whether the run has all its steps, and its summary says so: one that is damaged or incomplete says nothing."""
+def summed_up(run: Run) -> bool:
+    """Whether a summary tells of the run as far as it has come: one that is damaged or incomplete says nothing."""
     try:
         summary = json.loads((run.directory / "summary.json").read_text())
     except (OSError, ValueError, RecursionError):
         return False
     whole = isinstance(summary, dict) and {"algo", "evaluation", "policy", "versions"} <= summary.keys()
-    return whole and run.counters.steps >= run.config.total_steps and summary.get("steps") == run.counters.steps
+    return whole and summary.get("steps") == run.counters.steps
+
+
+def finished(run: Run) -> bool:
+    """Whether the run has all its steps, and its summary says so."""
+    return run.counters.steps >= run.config.total_steps and summed_up(run)
 
 
 def opened(config: Config, directory: Path, parts: Setup) -> Run:
