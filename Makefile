@@ -41,7 +41,7 @@ bench: $(VENV)/.run-installed  ## measure speed
 growth: $(VENV)/.run-installed  ## how an update grows with batch, network and iterations
 	$(BIN) benchmarks/growth.py $(ARGS)
 
-bench-peers: $(VENV)/.run-installed $(PEERS)/.installed  ## measure speed beside the peers; QUICK=1 in a few minutes
+bench-peers: $(VENV)/.bench-installed $(PEERS)/.installed  ## measure speed beside the peers; QUICK=1 in a few minutes
 	$(BIN) benchmarks/bench_peers.py --peers=$(PEERS)/bin/python $(if $(QUICK),--quick) $(ARGS)
 
 # The peers' own environment: a CPU build of torch first, where the index has one, then the rest as pinned.
@@ -116,6 +116,10 @@ $(VENV)/.run-installed: $(BIN) requirements.txt constraints.txt
 
 $(VENV)/.test-installed: $(VENV)/.run-installed requirements-dev.txt
 	@$(call install,requirements-dev.txt)
+	@touch $@
+
+$(VENV)/.bench-installed: $(VENV)/.run-installed benchmarks/requirements.txt
+	@$(call install,benchmarks/requirements.txt)
 	@touch $@
 
 # An interrupted installation is begun anew, whatever else is up to date.

@@ -184,6 +184,14 @@ CASES = [
         "hopper", "steps/s", 2, tfpg(6, "--algo=trpo", *OURS_HOPPER), sb3("trpo", 4, HOPPER, "Hopper-v4", 2, normalize=1),
         "TRPO, Hopper-v4, 2 x 1024; sb3-contrib",
     ),
+    Case(
+        "envpool", "steps/s", 4, tfpg(6, "--algo=trpo", "--engine=envpool", *OURS_HOPPER),
+        sb3("trpo", 4, HOPPER, "Hopper-v4", 2, normalize=1), "the same through EnvPool; sb3-contrib",
+    ),
+    Case(
+        "simulator", "s", 0.65, *halves("simulate", "4", "--algo=trpo", *OURS_HOPPER),
+        "collecting from Hopper-v4, 2 x 1024; of it inside the simulator", True,
+    ),
     Case("solved_first", "s", 1.0, solved("none"), peer_solved, "CartPole solved and exported, from nothing; sb3-contrib TRPO", True),
     Case("solved_later", "s", 1 / 0.7, solved(""), peer_solved, "the same, programs kept from the run before; sb3-contrib TRPO", True),
     Case(

@@ -1,6 +1,7 @@
 """tfpg's side of a case of `make bench-peers`: does the work in a process of its own and prints one line of JSON.
 
 side.py train ITERATIONS FLAGS ...      seconds of each iteration after the first, steps in one, parameters, returns
+side.py simulate ITERATIONS FLAGS ...   seconds of collecting through gymnasium, and of them those inside `step` of its environments
 side.py product SIZE                    the Fisher-vector product beside plain matrix products of its shapes, GF/s
 side.py update REPEATS FLAGS ...        one update of a batch collected in graph: seconds of each, and MB of memory
 side.py serve BATCH                     an exported policy beside the compiled function that it holds, and matrix products
@@ -32,15 +33,20 @@ def seconds(call: Callable[[], Any], repeats: int) -> list[float]:
     return found
 
 
-def train(iterations: int, arguments: list[str]) -> dict[str, Any]:
-    """Iterations of a run, as `run.py` makes them, without its files."""
-    import tensorflow as tf
-
+def opened(arguments: list[str]) -> Any:
+    """A run as `run.py` makes it, without its files."""
     from tfpg import build
     from tfpg.train import Run
 
     config = configure(["--total_steps=1000000000", "--schedule=constant", *arguments])
-    run = Run(config, Path(), build.setup(config))
+    return Run(config, Path(), build.setup(config))
+
+
+def train(iterations: int, arguments: list[str]) -> dict[str, Any]:
+    """Iterations of a run."""
+    import tensorflow as tf
+
+    run = opened(arguments)
     begun = time.perf_counter()
     run.begin()
     rows, spent = [run.iterate()], []
@@ -53,6 +59,34 @@ def train(iterations: int, arguments: list[str]) -> dict[str, Any]:
     returns = [row["return_mean"] for row in rows if row["return_mean"] == row["return_mean"]]
     run.parts.engine.close()
     return {"first": first, "seconds": spent, "steps": rows[-1]["steps"] - rows[-2]["steps"], "parameters": parameters, "returns": returns}
+
+
+def simulate(iterations: int, arguments: list[str]) -> dict[str, Any]:
+    """Seconds of an iteration's collecting, and of those inside `step` of gymnasium's vector of environments."""
+    from gymnasium.vector import SyncVectorEnv
+
+    from tfpg.rollout import Stream
+
+    spent = {"ours": 0.0, "peer": 0.0}
+
+    def timed(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*given: Any) -> Any:
+            begun = time.perf_counter()
+            found = call(*given)
+            spent[name] += time.perf_counter() - begun
+            return found
+
+        return run
+
+    Stream.collect, SyncVectorEnv.step = timed("ours", Stream.collect), timed("peer", SyncVectorEnv.step)  # type: ignore[method-assign]
+    run = opened(arguments)
+    run.begin()
+    run.iterate()
+    spent.update(ours=0.0, peer=0.0)
+    for _ in range(iterations):
+        run.iterate()
+    run.parts.engine.close()
+    return {name: total / iterations for name, total in spent.items()}
 
 
 def product(samples: int) -> dict[str, Any]:
@@ -162,8 +196,9 @@ def main() -> None:
     work, *rest = sys.argv[1:]
     with quiet():
         import tfpg.build  # noqa: F401
-    works: dict[str, Callable[..., dict[str, Any]]] = {"train": train, "product": product, "update": update, "serve": serve}
-    print(json.dumps(works[work](int(rest[0]), *([rest[1:]] if work in ("train", "update") else []))))
+    with_flags: dict[str, Callable[..., dict[str, Any]]] = {"train": train, "simulate": simulate, "update": update}
+    works: dict[str, Callable[..., dict[str, Any]]] = {"product": product, "serve": serve}
+    print(json.dumps(with_flags[work](int(rest[0]), rest[1:]) if work in with_flags else works[work](int(rest[0]))))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """The two action distributions of the lecture, written out: softmax over K actions, and the Gaussian with any covariance Sigma = L L^T.
 
-`policies` uses TFP's distributions, which these functions agree with. logits [..., K]; loc [..., A]; scale_tril L [..., A, A] lower
-triangular with a positive diagonal; leading axes are equal, nothing is broadcast. Log-probabilities are in nats.
+`policies` is made of these; TensorFlow Probability's, which they agree with, take longer to import and to trace. logits [..., K];
+loc [..., A]; scale_tril L [..., A, A] lower triangular with a positive diagonal, or log_std [..., A] where Sigma is diagonal; leading axes
+are equal, nothing is broadcast. Log-probabilities are in nats.
 """
 
 import math
@@ -175,6 +176,37 @@ def gaussian_sample(loc: tf.Tensor, scale_tril: tf.Tensor, noise: tf.Tensor) -> 
     """a = f + L z ~ N(f, L L^T), for z of the standard normal law   (PG-91). Args: loc, noise [..., A]; scale_tril [..., A, A]."""
     checks.axes(loc=(loc, "... A"), scale_tril=(scale_tril, "... A A"), noise=(noise, "... A"))
     return loc + tf.linalg.matvec(scale_tril, noise)
+
+
+@checks.component
+def diagonal_log_prob(loc: tf.Tensor, log_std: tf.Tensor, action: tf.Tensor) -> tf.Tensor:
+    """log pi(a) = -1/2 sum_i ((a_i - f_i) / sigma_i)^2 - sum_i log sigma_i - A/2 log 2 pi   (PG-91), Sigma = diag(sigma^2).
+
+    Args: loc f, log_std log sigma, action [..., A]. Returns: [...]. Raises: ValueError if the shapes differ.
+    """
+    checks.same_shape(loc=loc, log_std=log_std, action=action)
+    each = 0.5 * ((action - loc) * tf.exp(-log_std)) ** 2 + log_std + 0.5 * math.log(2 * math.pi)
+    return -tf.reduce_sum(each, axis=-1)
+
+
+@checks.component
+def diagonal_entropy(log_std: tf.Tensor) -> tf.Tensor:
+    """H = sum_i log sigma_i + A/2 log 2 pi e   (PG-91), Sigma = diag(sigma^2). Args: log_std [..., A]. Returns: [...]."""
+    return tf.reduce_sum(log_std + 0.5 * (1 + math.log(2 * math.pi)), axis=-1)
+
+
+@checks.component
+def diagonal_kl(loc_p: tf.Tensor, log_std_p: tf.Tensor, loc_q: tf.Tensor, log_std_q: tf.Tensor) -> tf.Tensor:
+    """KL(p || q) = sum_i 1/2 ((sigma_p^2 + (f_p - f_q)^2) / sigma_q^2 - 1) + log sigma_q - log sigma_p   (PG-102), componentwise.
+
+    Summed, with e = sigma_p / sigma_q - 1, as 1/2 e^2 + (e - log(1 + e)), differences that are small when p is near q.
+    Args: all [..., A]. Returns: [...]. Raises: ValueError if the shapes differ.
+    """
+    checks.same_shape(loc_p=loc_p, log_std_p=log_std_p, loc_q=loc_q, log_std_q=log_std_q)
+    wider = log_std_p - log_std_q
+    excess = tf.math.expm1(wider)
+    each = 0.5 * excess**2 + (excess - wider) + 0.5 * ((loc_p - loc_q) * tf.exp(-log_std_q)) ** 2
+    return tf.reduce_sum(each, axis=-1)
 
 
 @checks.component

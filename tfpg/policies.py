@@ -9,14 +9,19 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-import tensorflow_probability as tfp
 
-from tfpg.types import Nest, Net, Policy
-
-tfd = tfp.distributions
+from tfpg import distributions
+from tfpg.types import Distribution, Nest, Net, Policy
 
 NEVER = -1e9
 """The logit of an action that there is not: exp(NEVER - anything a network says) is 0, and 0 times NEVER is no NaN."""
+
+
+def tfd() -> Any:
+    """The distributions of TensorFlow Probability, whose import costs as much as many an iteration: training does without."""
+    import tensorflow_probability
+
+    return tensorflow_probability.distributions
 
 
 def made_of(
@@ -51,8 +56,15 @@ def categorical(net: Net, actions: int, start: int = 0, dtype: tf.DType = tf.flo
     def parameters(params: Nest, observation: tf.Tensor) -> dict[str, tf.Tensor]:
         return head(net.apply(params, observation))
 
-    def distribution(p: dict[str, tf.Tensor]) -> Any:
-        return tfd.Categorical(logits=p["logits"])
+    def distribution(p: dict[str, tf.Tensor]) -> Distribution:
+        logits = p["logits"]
+        return Distribution(
+            p,
+            lambda action: distributions.categorical_log_prob(logits, action),
+            lambda: distributions.categorical_entropy(logits),
+            lambda other: distributions.categorical_kl(logits, other.parameters["logits"]),
+            lambda: tfd().Categorical(logits=logits),
+        )
 
     def noise(batch: Any, seed: tf.Tensor) -> tf.Tensor:
         uniform = tf.random.stateless_uniform(tf.concat([tf.cast(batch, tf.int32), [actions]], axis=0), seed, dtype=dtype)
@@ -110,8 +122,15 @@ def gaussian(
     def parameters(params: Nest, observation: tf.Tensor) -> dict[str, tf.Tensor]:
         return head(params, net.apply(params["net"], observation))
 
-    def distribution(p: dict[str, tf.Tensor]) -> Any:
-        return tfd.MultivariateNormalDiag(p["loc"], tf.exp(p["log_std"]))
+    def distribution(p: dict[str, tf.Tensor]) -> Distribution:
+        loc, log_std = p["loc"], p["log_std"]
+        return Distribution(
+            p,
+            lambda action: distributions.diagonal_log_prob(loc, log_std, action),
+            lambda: distributions.diagonal_entropy(log_std),
+            lambda other: distributions.diagonal_kl(loc, log_std, other.parameters["loc"], other.parameters["log_std"]),
+            lambda: tfd().MultivariateNormalDiag(loc, tf.exp(log_std)),
+        )
 
     def noise(batch: Any, seed: tf.Tensor) -> tf.Tensor:
         return tf.random.stateless_normal(tf.concat([tf.cast(batch, tf.int32), [actions]], axis=0), seed, dtype=dtype)
@@ -147,10 +166,17 @@ def multi_categorical(net: Net, sizes: Sequence[int], starts: Sequence[int] | No
     def parameters(params: Nest, observation: tf.Tensor) -> dict[str, tf.Tensor]:
         return head(net.apply(params, observation))
 
-    def distribution(p: dict[str, tf.Tensor]) -> Any:
-        return tfd.Independent(tfd.Categorical(logits=p["logits"]), 1)
-
     one = categorical(net, widest, 0, dtype)
+
+    def distribution(p: dict[str, tf.Tensor]) -> Distribution:
+        each = one.distribution(p)
+        return Distribution(
+            p,
+            lambda action: tf.reduce_sum(each.log_prob(action), -1),
+            lambda: tf.reduce_sum(each.entropy(), -1),
+            lambda other: tf.reduce_sum(each.kl_divergence(other), -1),
+            lambda: tfd().Independent(each.tfp(), 1),
+        )
 
     def noise(batch: Any, seed: tf.Tensor) -> tf.Tensor:
         return one.noise(tf.concat([tf.cast(batch, tf.int32), [len(count)]], axis=0), seed)

@@ -50,11 +50,21 @@ class Horizon(NamedTuple):
     n: Any = 1
 
 
+class Distribution(NamedTuple):
+    """pi(.|o) with its parameters, batch [...]: what the estimators ask of it, by the names that TensorFlow Probability has for them."""
+
+    parameters: dict[str, tf.Tensor]
+    log_prob: Callable[[tf.Tensor], tf.Tensor]  # action -> [...], in nats
+    entropy: Callable[[], tf.Tensor]  # [...], in nats
+    kl_divergence: Callable[["Distribution"], tf.Tensor]  # of the same policy at other parameters -> KL(this || that) [...], in nats
+    tfp: Callable[[], Any]  # the same distribution as TensorFlow Probability's, which is imported then
+
+
 class Policy(NamedTuple):
     """pi_theta(a|o): functions of explicit parameters theta.
 
     `parameters` gives the numbers that fix the action distribution (logits; or location and log standard deviation),
-    `distribution` makes the TFP distribution of them. An action is a deterministic function of those numbers and of noise:
+    `distribution` is that of them. An action is a deterministic function of those numbers and of noise:
     a = act(parameters, noise), noise ~ a fixed law that does not depend on theta.
 
     Where `parameters` is made of a network and a head, they are there too: parameters(theta, o) = head(theta, net(theta[part], o)),
@@ -63,7 +73,7 @@ class Policy(NamedTuple):
 
     init: Callable[[tf.Tensor], Nest]  # seed [2] -> theta
     parameters: Callable[[Nest, tf.Tensor], dict[str, tf.Tensor]]  # theta, observation [..., O] -> parameters
-    distribution: Callable[[dict[str, tf.Tensor]], Any]  # parameters -> TFP distribution
+    distribution: Callable[[dict[str, tf.Tensor]], Distribution]  # of parameters
     noise: Callable[[Any, tf.Tensor], tf.Tensor]  # batch shape, seed [2] -> noise
     act: Callable[[dict[str, tf.Tensor], tf.Tensor], tf.Tensor]  # parameters, noise -> sampled action
     mode: Callable[[dict[str, tf.Tensor]], tf.Tensor]  # parameters -> greedy action

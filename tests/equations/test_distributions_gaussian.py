@@ -125,6 +125,41 @@ def test_entropy_is_half_the_log_determinant_and_slopes_by_the_inverse_diagonal(
         np.testing.assert_allclose(gradient, np.eye(A) / np.where(SCALE == 0, 1, SCALE), rtol=tolerance, atol=tolerance)
 
 
+@equation("PG-91", "PG-102")
+def test_with_a_diagonal_covariance_everything_is_what_it_is_with_any(mode):
+    log_std, other = np.random.default_rng(13).normal(scale=0.7, size=(2, *LOC.shape))
+
+    def everything(loc, log_std, other_loc, other, action):
+        ours = (
+            slope(distributions.diagonal_log_prob, loc, log_std, action),
+            slope(distributions.diagonal_entropy, log_std),
+            slope(distributions.diagonal_kl, loc, log_std, other_loc, other),
+        )
+        scale = lambda log_std: tf.linalg.diag(tf.exp(log_std))  # noqa: E731
+        full = (
+            slope(lambda f, s, a: distributions.gaussian_log_prob(f, scale(s), a), loc, log_std, action),
+            slope(lambda s: distributions.gaussian_entropy(scale(s)), log_std),
+            slope(lambda f, s, g, r: distributions.gaussian_kl(f, scale(s), g, scale(r)), loc, log_std, other_loc, other),
+        )
+        return ours, full
+
+    for dtype, tolerance in ((tf.float64, 1e-11), (tf.float32, 5e-5)):
+        ours, full = mode(everything)(*(tf.constant(x, dtype) for x in (LOC, log_std, OTHER_LOC, other, ACTION)))
+        tf.nest.map_structure(lambda x, y, t=tolerance: np.testing.assert_allclose(x, y, rtol=t, atol=t), ours, full)
+
+
+@equation("PG-102")
+def test_the_diagonal_divergence_keeps_its_digits_near_0():
+    """To second order it is sum_i (d log sigma_i)^2 + 1/2 (d f_i / sigma_i)^2."""
+    log_std, step = np.random.default_rng(14).normal(scale=0.7, size=(2, 4, A)).astype(np.float32)
+    zero = np.zeros_like(step)
+    for size in (np.float32(1e-2), np.float32(1e-3)):
+        moved = distributions.diagonal_kl(size * step, log_std, zero, log_std)
+        np.testing.assert_allclose(moved, 0.5 * ((size * step / np.exp(log_std)) ** 2).sum(-1), rtol=1e-5)
+        widened = distributions.diagonal_kl(zero, size * step, zero, zero)
+        np.testing.assert_allclose(widened, ((size * step) ** 2).sum(-1), rtol=5 * size)
+
+
 # Scores
 
 

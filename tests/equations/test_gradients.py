@@ -80,11 +80,12 @@ def actions_and_probabilities(policy, params, observation):
     return p["loc"].numpy() + np.exp(p["log_std"]) * z, np.repeat(weight[:, None], len(observation), axis=1)
 
 
-def scores_by_differences(policy, params, observation, action, h=1e-5):
-    """grad_theta log pi(a|o) for each sample, [..., P]."""
+def scores_by_differences(policy, params, observation, actions, h=1e-5):
+    """grad_theta log pi(a|o) of each of K actions for each sample, [K, M, P]."""
 
     def log_prob(theta):
-        return policy.distribution(policy.parameters(nest_of(theta, params), observation)).log_prob(action).numpy()
+        distribution = policy.distribution(policy.parameters(nest_of(theta, params), observation))
+        return np.stack([distribution.log_prob(action) for action in actions])
 
     theta = flat(params)
     return np.stack([(log_prob(theta + h * e) - log_prob(theta - h * e)) / (2 * h) for e in np.eye(len(theta))], axis=-1)
@@ -161,7 +162,7 @@ def test_score_is_one_slope_per_sample(mode, rng, make):
     found = mode(lambda params: gradients.score(policy, params, observation, action))(params)
     for leaf, like in zip(tf.nest.flatten(found), tf.nest.flatten(params), strict=True):
         assert leaf.shape == [2, 3, *like.shape]
-    expected = scores_by_differences(policy, params, observation, action)
+    expected = scores_by_differences(policy, params, observation, action[None])[0]
     for index in np.ndindex(2, 3):
         assert_slope(flat(tf.nest.map_structure(lambda leaf, index=index: leaf[index], found)), expected[index])
 

@@ -248,6 +248,42 @@ def test_single_precision_agrees_with_double(mode, rng, make):
     np.testing.assert_allclose(found[tf.float32], found[tf.float64], rtol=1e-5, atol=1e-6)
 
 
+def pairs(dtype=tf.float64):
+    """Of policies of three sorts: the policy, two sets of parameters, actions."""
+    rng = np.random.default_rng(3)
+    several = policies.multi_categorical(nets.mlp([3, 5], dtype=dtype), [2, 3], dtype=dtype)
+    for policy in (categorical(dtype=dtype), gaussian(dtype=dtype), several):
+        p, q = (
+            policy.parameters(random_like(policy.init(SEED), rng), tf.constant(rng.normal(size=[2, 5, 3]), dtype)) for _ in range(2)
+        )
+        yield policy, p, q, policy.act(p, policy.noise([2, 5], SEED))
+
+
+@equation("PG-90", "PG-91", "PG-102")
+def test_distributions_agree_with_those_of_tensorflow_probability(mode):
+    for policy, p, q, action in pairs():
+
+        def both(p, q, action, policy=policy):
+            ours, other = policy.distribution(p), policy.distribution(q)
+            theirs = ours.tfp()
+            return (
+                (ours.log_prob(action), ours.entropy(), ours.kl_divergence(other)),
+                (theirs.log_prob(action), theirs.entropy(), theirs.kl_divergence(other.tfp())),
+            )
+
+        ours, theirs = mode(both)(p, q, action)
+        for found, expected in zip(ours, theirs, strict=True):
+            assert found.shape == [2, 5]
+            np.testing.assert_allclose(found, expected, rtol=1e-10)
+
+
+@equation("PG-90", "PG-91")
+def test_actions_of_another_shape_than_the_batch_are_refused():
+    for policy, p, _, action in pairs():
+        with pytest.raises(ValueError, match="shape"):
+            policy.distribution(p).log_prob(tf.concat([action, action], 0))
+
+
 @equation("PG-90", "PG-91")
 @pytest.mark.parametrize("make", MAKERS)
 def test_init_depends_on_the_seed_alone(make):

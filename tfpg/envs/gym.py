@@ -102,6 +102,13 @@ def _vectorise(vectorization: str, makers: list[Callable[[], Any]], mode: str) -
     return vector(makers, copy=False, autoreset_mode=gymnasium.vector.AutoresetMode[mode.upper()])
 
 
+def _hush() -> None:
+    """Keeps gymnasium's own warnings and traces off the screen: what goes wrong comes as a sentence."""
+    import gymnasium
+
+    gymnasium.logger.min_level = gymnasium.logger.ERROR + 1
+
+
 def _probe(name: str, arguments: dict[str, Any]) -> tuple[Any, Any, dict[str, Any]]:
     """Observation space and action space of an environment, and its arguments, with TIME_LIMIT where it has no limit of its own."""
     import gymnasium
@@ -141,7 +148,7 @@ def open_gymnasium(
     if autoreset not in AUTORESETS:
         raise UsageError(f"--autoreset={autoreset} is unknown: {', '.join(AUTORESETS)} are allowed.")
     mode = "disabled" if autoreset == "auto" else autoreset
-    gymnasium.logger.min_level = gymnasium.logger.ERROR + 1  # errors come as sentences, not as traces on the screen
+    _hush()
     observation_space, action_space, complete = _probe(name, arguments or {})
     spaces = spaces_of(name, observation_space, action_space)
 
@@ -216,6 +223,7 @@ def open_envpool(name: str, n: int, seed: int, autoreset: str = "auto", argument
     from tfpg.envs.single import named
     from tfpg.envs.spaces import flat, spaces_of, to_own
 
+    _hush()
     if name not in envpool.list_all_envs():
         raise UsageError(f"--env={name} is not an environment of --engine=envpool; try --engine=sync.")
     try:
