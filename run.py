@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 from absl import flags
 
 from tfpg import programs, workdir
-from tfpg.config import PLACES, Config, check, check_values, closest, configured
+from tfpg.config import PLACES, Config, check, check_values, closest, configured, settled
 from tfpg.errors import EnvironmentFault, RunFault, UsageError
 
 HELP = ("-h", "-help", "--help", "-helpfull", "--helpfull", "-helpshort", "--helpshort")
@@ -74,7 +74,7 @@ def configure(arguments: list[str]) -> Config:
     workdir.check_text(given)
     check_values(config)
     if config.mode == "train" and not config.resume:
-        return check(config)
+        return settled(check(config))
     path = workdir.existing(config.workdir)
     with workdir.of_flags(path.parent):
         saved, found = parse([f"--flagfile={path}"])
@@ -133,6 +133,19 @@ def quiet() -> Iterator[None]:
             os.close(screen)
 
 
+@contextmanager
+def lean() -> Iterator[None]:
+    """TensorFlow, imported inside, does without Keras, which would load pyplot too: a second and a half. --network=keras imports it then."""
+    known = "keras" in sys.modules
+    if not known:
+        sys.modules["keras"] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        if not known:
+            del sys.modules["keras"]
+
+
 def place(device: str) -> str:
     """The TensorFlow device of --device. Raises: UsageError if this machine has none of its kind."""
     import tensorflow as tf
@@ -159,7 +172,8 @@ def execute(arguments: list[str]) -> int:
 def perform(config: Config, *further: Config) -> int:
     """Starts TensorFlow and does what a checked configuration asks for. Returns the exit code."""
     with quiet():
-        import tensorflow as tf
+        with lean():
+            import tensorflow as tf
 
         from tfpg import build, seeds, train
 

@@ -10,7 +10,7 @@ from program import call
 
 import run
 from tfpg import workdir
-from tfpg.config import Config, configured
+from tfpg.config import LONG, Config, configured, settled
 from tfpg.errors import UsageError
 
 ROOT = Path(run.__file__).parent
@@ -109,12 +109,13 @@ MISTAKES = {
     "--kl_radius=-0.01": ["--kl_radius=-0.01", "out of range"],
     "--kl_radius=inf": ["--kl_radius=inf", "a finite number"],
     "--gae_lambda=x": ["--gae_lambda=x", "a number"],
-    "--jit=perhaps": ["--jit=perhaps", "true and false"],
+    "--jit=perhaps": ["--jit=perhaps", "auto, true, false"],
     "--stop_at_return=inf": ["--stop_at_return=inf", "a finite number"],
     "--hidden=64,-1": ["--hidden=64,-1", "64,64"],
     "--hidden=64;64": ["--hidden=64;64", "64,64"],
     "--hidden=²": ["--hidden=²", "64,64"],
-    "--nojit=false": ["jit"],
+    "--nojit": ["--nojit", "Did you mean"],
+    "--jit": ["--jit", "auto, true, false"],
     "--undefok --total_steps=0": ["--undefok"],
     "--device=tpu": ["--device=tpu", "cpu"],
     "--critic_minibatches=9000": ["--critic_minibatches=9000", "8,000"],
@@ -182,10 +183,41 @@ def test_help_and_mistyped_flags_do_not_wait_for_tensorflow():
         subprocess.run([sys.executable, "-c", code + check], check=True, capture_output=True, cwd=ROOT)
 
 
+def test_a_run_imports_what_it_uses(tmp_path):
+    """Keras stays away while TensorFlow starts, and can be had afterwards."""
+    flags = ["run.py", "--hidden=8", "--envs=4", "--horizon=16", "--total_steps=64", "--tensorboard=false", f"--workdir={tmp_path}/run"]
+    code = f"import sys; sys.argv = {flags}; import run\ntry: run.main()\nexcept SystemExit as end: assert end.code == 0\n"
+    unused = "{'keras', 'tf_keras', 'tensorflow_probability', 'matplotlib.pyplot', 'tensorboard', 'gymnasium'}"
+    check = f"assert not {unused} & set(sys.modules)\nimport tensorflow as tf\nassert tf.keras.layers.Dense(2)(tf.ones([3, 1])).shape == [3, 2]"
+    subprocess.run([sys.executable, "-c", code + check], check=True, capture_output=True, cwd=ROOT)
+
+
+@pytest.mark.parametrize(
+    ("flags", "compiled"),
+    [
+        ([], "true"),
+        ([f"--total_steps={LONG}"], "true"),
+        ([f"--total_steps={LONG - 1}"], "false"),
+        ([f"--total_steps={LONG - 1}", "--num_seeds=16"], "false"),
+        ([f"--total_steps={LONG - 1}", "--jit=true"], "true"),
+        (["--jit=false"], "false"),
+        (["--stop_at_return=475"], "false"),
+        (["--stop_at_return=475", f"--total_steps={4 * LONG}"], "true"),
+    ],
+)
+def test_short_runs_are_not_compiled(flags, compiled, tmp_path):
+    """And a run goes on as it began, however long it becomes."""
+    config = run.configure([*flags, f"--workdir={tmp_path}/run"])
+    assert (config.jit, config.compiled()) == (compiled, compiled == "true")
+    if "--num_seeds=16" not in flags:
+        workdir.create(config)
+        assert run.configure(["--resume", f"--workdir={tmp_path}/run", f"--total_steps={9 * LONG}"]).jit == compiled
+
+
 def test_a_flagfile_takes_comments_and_later_flags_override(tmp_path):
-    (tmp_path / "my.flags").write_text("# an experiment\n--algo=trpo\n--seed=4\n\n--nojit\n")
+    (tmp_path / "my.flags").write_text("# an experiment\n--algo=trpo\n--seed=4\n\n--jit=false\n")
     config = run.configure([f"--flagfile={tmp_path}/my.flags", "--seed=5"])
-    assert (config.algo, config.seed, config.jit, config.env) == ("trpo", 5, False, "CartPole-v1")
+    assert (config.algo, config.seed, config.jit, config.env) == ("trpo", 5, "false", "CartPole-v1")
 
 
 def test_a_row_brings_its_own_numbers_and_flags_override_them(tmp_path):
@@ -193,7 +225,7 @@ def test_a_row_brings_its_own_numbers_and_flags_override_them(tmp_path):
     assert (config.minibatches, config.gradient_clip, config.whiten) == (16, 0.5, True)
     config = run.configure(["--algo=ppo", "--minibatches=4", "--nowhiten"])
     assert (config.minibatches, config.gradient_clip, config.whiten) == (4, 0.5, False)
-    assert workdir.flagfile(run.configure(["--algo=npg"])) == workdir.flagfile(Config())
+    assert workdir.flagfile(run.configure(["--algo=npg"])) == workdir.flagfile(settled(Config()))
     (tmp_path / "run.flags").write_text(workdir.flagfile(config))
     assert workdir.flagfile(run.configure([f"--flagfile={tmp_path}/run.flags"])) == workdir.flagfile(config)
     assert run.configure([f"--flagfile={tmp_path}/run.flags", "--algo=ppo_kl"]).minibatches == 4
@@ -213,12 +245,12 @@ def test_committed_flagfiles_are_valid_and_say_what_they_are(path):
 
 
 def test_run_flags_hold_every_flag_and_give_the_same_configuration(tmp_path):
-    config = Config(algo="trpo", seed=3, discount=0.7, stop_at_return=12.5, hidden="", tensorboard=False)
+    config = Config(algo="trpo", seed=3, discount=0.7, stop_at_return=12.5, hidden="", tensorboard=False, jit="true")
     (tmp_path / "run.flags").write_text(workdir.flagfile(config))
     assert run.configure([f"--flagfile={tmp_path}/run.flags"]) == config
     names = {line.split("=")[0].removeprefix("--") for line in workdir.flagfile(config).splitlines() if line.startswith("--")}
     assert names == {field.name for field in dataclasses.fields(Config)} - {"mode", "workdir", "resume", "output", "cache"}
-    default = workdir.flagfile(Config())
+    default = workdir.flagfile(settled(Config()))
     (tmp_path / "run.flags").write_text(default)
     assert workdir.flagfile(run.configure([f"--flagfile={tmp_path}/run.flags"])) == default
 

@@ -394,7 +394,7 @@ def test_the_first_update_finds_the_file_s_statistics_and_leaves_them(tmp_path):
 
 # The program.
 
-SMALL = ["--hidden=8", "--eval_episodes=4", "--tensorboard=false", "--progress=none", "--nojit", "--episode_steps=30"]
+SMALL = ["--hidden=8", "--eval_episodes=4", "--tensorboard=false", "--progress=none", "--jit=false", "--episode_steps=30"]
 
 
 @pytest.fixture(scope="module")
@@ -686,7 +686,7 @@ gymnasium.register("tests/Counted-v0", Counted, max_episode_steps=9)
 
 
 def test_no_environment_is_stepped_to_learn(tmp_path):
-    flags = ["--env=tests/Counted-v0", "--hidden=8", "--nojit", "--progress=none", "--tensorboard=false", "--eval_episodes=13"]
+    flags = ["--env=tests/Counted-v0", "--hidden=8", "--jit=false", "--progress=none", "--tensorboard=false", "--eval_episodes=13"]
     first = f"--workdir={tmp_path}/first"
     assert run.execute([*flags, "--engine=sync", "--envs=2", "--horizon=8", "--total_steps=16", "--critic_minibatches=2", first]) == 0
     assert run.execute(["--mode=collect", first, f"--output={tmp_path}/file.npz"]) == 0
@@ -697,7 +697,7 @@ def test_no_environment_is_stepped_to_learn(tmp_path):
         np.testing.assert_array_equal(file["reward"], file["action"])
         assert len(np.unique(file["observation"][0], axis=0)) == 13
     settings = config.check(
-        config.configured(algo="off_policy", env="tests/Counted-v0", hidden="8", jit=False, demonstrations=f"{tmp_path}/file.npz")
+        config.configured(algo="off_policy", env="tests/Counted-v0", hidden="8", jit="false", demonstrations=f"{tmp_path}/file.npz")
     )
     parts = build.setup(settings)
     before, runner = Counted.steps, train.Run(settings, tmp_path, parts)

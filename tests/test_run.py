@@ -16,7 +16,7 @@ from program import assert_same_run, call, parameters, process, rows_without_tim
 
 import run
 from tfpg import build, metrics, rollout, train, workdir
-from tfpg.config import Config
+from tfpg.config import Config, settled
 from tfpg.envs import cartpole
 
 SMALL = ["--hidden=8", "--envs=8", "--horizon=32", "--total_steps=2048", "--eval_episodes=7", "--tensorboard=false"]
@@ -26,7 +26,7 @@ SMALL = ["--hidden=8", "--envs=8", "--horizon=32", "--total_steps=2048", "--eval
 def finished(tmp_path_factory):
     """A small finished run, made by the program in a process of its own."""
     directory = tmp_path_factory.mktemp("finished") / "run"
-    return directory, process(*SMALL, "--tensorboard=true", "--eval_every=3", f"--workdir={directory}")
+    return directory, process(*SMALL, "--jit=true", "--tensorboard=true", "--eval_every=3", f"--workdir={directory}")
 
 
 def test_standard_error_stays_silent(finished):
@@ -101,7 +101,7 @@ def test_another_seed_is_another_run(finished, tmp_path, capfd):
     assert rows_without_times(tmp_path / "other")[0] != rows_without_times(finished[0])[0]
 
 
-LONGER = [*SMALL, "--total_steps=51200", "--checkpoint_every=2", "--nojit"]
+LONGER = [*SMALL, "--total_steps=51200", "--checkpoint_every=2", "--jit=false"]
 
 
 @pytest.fixture(scope="module")
@@ -162,7 +162,7 @@ def test_a_reached_goal_stops_early(tmp_path, capfd):
         ["--algo=reinforce", "--horizon=0", "--envs=4"],
         ["--algo=reinforce_togo", "--engine=sync", "--horizon=60", "--optimizer=sgd"],
         ["--algo=reinforce_baseline", "--env=Pendulum-v1", "--horizon=0", "--discount_from=start"],
-        ["--algo=npg_fixed", "--nojit", "--network=keras"],
+        ["--algo=npg_fixed", "--jit=false", "--network=keras"],
         ["--algo=npg", "--env=Hopper-v5"],
         ["--algo=actor_critic", "--psi=q", "--critic=sarsa"],
         ["--algo=a2c", "--network=gru", "--env=tfpg/MaskedCartPole-v1"],
@@ -230,7 +230,7 @@ def test_npg_swings_up_the_pendulum_with_the_same_flags():
 
 
 def test_the_default_is_what_the_tests_train():
-    assert workdir.flagfile(run.configure([])) == workdir.flagfile(Config())
+    assert workdir.flagfile(run.configure([])) == workdir.flagfile(settled(Config()))
     assert "--algo=npg" in workdir.flagfile(Config())
 
 

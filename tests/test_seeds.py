@@ -19,7 +19,7 @@ SMALL = ["--hidden=8", "--envs=4", "--horizon=32", "--total_steps=512", "--eval_
 def three(tmp_path_factory):
     """Three seeds, made by the program in a process of its own."""
     directory = tmp_path_factory.mktemp("seeds") / "three"
-    return directory, process(*SMALL, "--seed=4", "--num_seeds=3", f"--workdir={directory}")
+    return directory, process(*SMALL, "--jit=true", "--seed=4", "--num_seeds=3", f"--workdir={directory}")
 
 
 def test_it_says_what_it_does_and_reads_the_result_aloud(three):
@@ -55,7 +55,7 @@ def test_the_summary_is_made_of_the_runs_own(three):
 
 
 def test_a_seed_among_others_is_the_run_that_it_is_alone(three, tmp_path, capfd):
-    assert call(capfd, *SMALL, "--seed=6", f"--workdir={tmp_path}/alone")[0] == 0
+    assert call(capfd, *SMALL, "--jit=true", "--seed=6", f"--workdir={tmp_path}/alone")[0] == 0
     assert_same_run(three[0] / "seed6", tmp_path / "alone")
     summaries = [json.loads((path / "summary.json").read_text()) for path in (three[0] / "seed6", tmp_path / "alone")]
     assert summaries[0]["evaluation"] == summaries[1]["evaluation"]
@@ -64,7 +64,7 @@ def test_a_seed_among_others_is_the_run_that_it_is_alone(three, tmp_path, capfd)
 
 def test_so_it_is_through_gymnasium_and_with_what_learners_remember(tmp_path, capfd):
     flags = ["--algo=reinforce_togo", "--baseline=moving_average", "--env=Pendulum-v1", "--engine=sync", "--horizon=200"]
-    flags = [*SMALL, *flags, "--nojit", "--envs=2", "--total_steps=800"]
+    flags = [*SMALL, *flags, "--jit=false", "--envs=2", "--total_steps=800"]
     assert call(capfd, *flags, "--num_seeds=2", f"--workdir={tmp_path}/two")[0] == 0
     assert call(capfd, *flags, "--seed=1", f"--workdir={tmp_path}/alone")[0] == 0
     assert_same_run(tmp_path / "two" / "seed1", tmp_path / "alone")
@@ -109,7 +109,7 @@ def test_what_was_killed_goes_on_where_it_was(three, tmp_path, capfd):
 
 def test_a_seed_that_reached_the_goal_is_not_trained_on(tmp_path, capfd):
     """Its budget is not used up, and yet it is done."""
-    goal = ["--nojit", "--stop_at_return=5", "--eval_every=1", "--seed=4", "--num_seeds=3", f"--workdir={tmp_path}/goal"]
+    goal = ["--jit=false", "--stop_at_return=5", "--eval_every=1", "--seed=4", "--num_seeds=3", f"--workdir={tmp_path}/goal"]
     assert call(capfd, *SMALL, *goal)[0] == 0
     assert [metrics.read(tmp_path / "goal" / f"seed{seed}")[-1]["steps"] for seed in (4, 5, 6)] == [128, 128, 128]
     as_it_was_when_killed(tmp_path / "goal", tmp_path / "killed")

@@ -247,7 +247,7 @@ register(Unsupported, Unsupported.SPACES, 10)
 gymnasium.register("spaces/Uneven-v0", Uneven, max_episode_steps=12)
 
 SMALL = {
-    "engine": "sync", "jit": False, "hidden": "16", "envs": 16, "horizon": 16, "discount": 0.0, "eval_episodes": 100, "seed": 3,
+    "engine": "sync", "jit": "false", "hidden": "16", "envs": 16, "horizon": 16, "discount": 0.0, "eval_episodes": 100, "seed": 3,
     "critic_epochs": 2, "critic_minibatches": 2, "cg_iterations": 5, "initial_log_std": -1.5,
 }  # fmt: skip
 UNREAD = ("cg_iterations", "initial_log_std")  # by ppo, and by actions that are counted: the command line refuses them
@@ -493,7 +493,7 @@ def test_resets_that_take_a_row_hide_it_and_change_no_first_episode():
         assert hidden.any()
 
 
-GRAPH = ["--env=CartPole-v1", "--engine=graph", "--envs=4", "--nojit", "--hidden=8", "--eval_episodes=2", "--tensorboard=false"]
+GRAPH = ["--env=CartPole-v1", "--engine=graph", "--envs=4", "--jit=false", "--hidden=8", "--eval_episodes=2", "--tensorboard=false"]
 STATISTICS = {
     "reinforce_togo": (["--baseline=moving_average", "--average_rate=0.3", "--return_scaling"], ["observations", "targets", "average"]),
     "ppo_kl": (["--epochs=2", "--minibatches=2"], ["observations", "targets", "penalty", "policy_optimizer", "value_optimizer"]),

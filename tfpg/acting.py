@@ -12,14 +12,20 @@ from tfpg.types import Nest, Policy, TrainState
 Call = Callable[..., list[np.ndarray]]
 
 
-def operation(function: Callable[..., Nest], *examples: Nest) -> tuple[Callable[[list[Any]], list[tf.Tensor]], Nest]:
-    """The function, traced for arguments like the examples, as `run(leaves of the arguments) -> tensors`; and how its result is nested."""
+def operation(function: Callable[..., Nest], *examples: Nest, rewrite: bool = True) -> tuple[Callable[[list[Any]], list[tf.Tensor]], Nest]:
+    """The function, traced for arguments like the examples, as `run(leaves of the arguments) -> tensors`; and how its result is nested.
+
+    Args: rewrite: whether TensorFlow looks for a better graph before it runs this one. A second for a whole update, and no faster then.
+    """
+    settings = tf.compat.v1.ConfigProto()
+    settings.graph_options.rewrite_options.disable_meta_optimizer = not rewrite
+    proto = settings.SerializeToString()
     specs = tf.nest.map_structure(lambda x: tf.TensorSpec(x.shape, x.dtype), examples)
     concrete = tf.function(function, autograph=False).get_concrete_function(*specs)
     types = [output.dtype for output in concrete.outputs]
 
     def run(leaves: list[Any]) -> list[tf.Tensor]:
-        return tf.raw_ops.StatefulPartitionedCall(args=[*leaves, *concrete.captured_inputs], Tout=types, f=concrete)
+        return tf.raw_ops.StatefulPartitionedCall(args=[*leaves, *concrete.captured_inputs], Tout=types, f=concrete, config_proto=proto)
 
     return run, concrete.structured_outputs
 
@@ -35,7 +41,7 @@ def direct(function: Callable[..., Nest]) -> Callable[..., Nest]:
 
     def call(*given: Nest) -> Nest:
         if not traced:
-            traced.extend(operation(function, *given))
+            traced.extend(operation(function, *given, rewrite=False))
         run, like = traced
         return tf.nest.pack_sequence_as(like, run(tf.nest.flatten(given)))
 

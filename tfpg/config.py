@@ -17,6 +17,8 @@ NETWORKS = ("mlp", "keras", "cnn", "gru", "deeprm")
 OPTIMIZERS = ("adam", "rmsprop", "rmsprop_inside", "sgd")
 SCHEDULES = ("constant", "linear", "cosine", "exponential")
 MODES = ("train", "evaluate", "export", "collect")
+LONG = 200_000
+"""Steps of a run from which on compiling pays."""
 """Names that flags may take, here so that `--help` and a mistyped flag need not wait for TensorFlow."""
 
 
@@ -105,7 +107,7 @@ class Config:
     resume: bool = option(False, RUN, "continue the run in --workdir")
     output: str = option("", RUN, "file that --mode=collect writes; empty: demonstrations.npz in --workdir")
     device: str = option("auto", RUN, "auto, cpu, gpu or tpu", choices=("auto", "cpu", "gpu", "tpu"))
-    jit: bool = option(True, RUN, "compile with XLA")
+    jit: str = option("auto", RUN, "compile with XLA: true, false; auto: where the run is long enough", choices=("auto", "true", "false"))
     cache: str = option("", RUN, "folder that keeps compiled programs; empty: the user's cache folder; none: nowhere")
 
     eval_episodes: int = option(100, JUDGE, "greedy episodes of an evaluation, and episodes to collect", low=1, high=1_000_000)
@@ -127,6 +129,15 @@ class Config:
                 raise UsageError(f"--env_arguments={self.env_arguments}: {name}{equals}{value} is no pair of name=value.")
         return {name.strip(): _plain(value.strip()) for name, _, value in pairs}
 
+    def compiled(self) -> bool:
+        """Whether XLA compiles the run's programs. That takes seconds, and saves a run of fewer than LONG steps less than it costs it.
+
+        A run that stops at its goal is expected to need a quarter of its steps. How many seeds there are plays no part: each is equal to a
+        run of its own.
+        """
+        expected = self.total_steps if math.isnan(self.stop_at_return) else self.total_steps / 4
+        return self.jit == "true" or (self.jit == "auto" and expected >= LONG)
+
     def row(self) -> Algorithm:
         """The words that are in force: the row's own, or what the flags put in their place."""
         row = algorithms.varied(ALGORITHMS[self.algo], self.psi, self.baseline, self.critic, self.weights)
@@ -143,6 +154,11 @@ def _plain(text: str) -> Any:
         except ValueError:
             pass
     return text
+
+
+def settled(config: Config) -> Config:
+    """The same with --jit=auto decided, for good: a run that is resumed with more steps goes on as it began."""
+    return dataclasses.replace(config, jit=str(config.compiled()).lower())
 
 
 def configured(**given: Any) -> Config:

@@ -66,7 +66,7 @@ def _sizes(config: Config, kind: str, time_limit: int) -> tuple[int, int]:
 
 def compiler(config: Config) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """What makes a program of a function, as --jit has it."""
-    return functools.partial(tf.function, jit_compile=config.jit, autograph=False)
+    return functools.partial(tf.function, jit_compile=config.compiled(), autograph=False)
 
 
 def graph_engine(config: Config, environment: Environment, learner: Learner) -> Engine:
@@ -87,7 +87,7 @@ def graph_engine(config: Config, environment: Environment, learner: Learner) -> 
     def judge(state: TrainState, seed: tf.Tensor, episodes: int) -> np.ndarray:
         if episodes not in judges:
             play = evaluate.in_graph(environment, learner, episodes)
-            judges[episodes] = tf.function(play, jit_compile=config.jit, autograph=False)
+            judges[episodes] = tf.function(play, jit_compile=config.compiled(), autograph=False)
         return judges[episodes](state, seed).numpy()
 
     return Engine("graph", n, horizon, lambda seed: start(environment, learner, n, seed), iterate, judge, lambda: None)
@@ -141,7 +141,7 @@ def python_engine(config: Config, name: str, learner: Learner, time_limit: int) 
     def iterate(state: TrainState, carry: Nest, seed: tf.Tensor, pace: tf.Tensor) -> tuple[TrainState, Nest, Metrics]:
         if not streams:
             environment = open_python(config, name, n, _number(begun_with[0]))
-            streams.append(Stream(environment, learner, n, horizon, config.jit))
+            streams.append(Stream(environment, learner, n, horizon, config.compiled()))
         first, second = two_seeds(seed)
         trajectory, episodes = streams[0].collect(state, first)
         state, metrics = update(state, trajectory, second, pace)
@@ -191,7 +191,7 @@ def file_engine(config: Config, learner: Learner, spaces: Spaces, make: Callable
     update = make_update(learner)
     known = summarise(trajectory, tf.cumsum(trajectory.reward))
 
-    @tf.function(jit_compile=config.jit, autograph=False)
+    @tf.function(jit_compile=config.compiled(), autograph=False)
     def learn(state: TrainState, trajectory: Trajectory, seed: tf.Tensor, pace: tf.Tensor) -> tuple[TrainState, Metrics]:
         new, metrics = update(state, trajectory, seed, pace)
         if not config.guidance:
@@ -200,7 +200,7 @@ def file_engine(config: Config, learner: Learner, spaces: Spaces, make: Callable
         new = new._replace(penalty=demonstrations.adapt_guidance(state.penalty, before, after))
         return new, {**metrics, "penalty": new.penalty}
 
-    @tf.function(jit_compile=config.jit, autograph=False)
+    @tf.function(jit_compile=config.compiled(), autograph=False)
     def prepare(state: TrainState, trajectory: Trajectory, seed: tf.Tensor) -> TrainState:
         return demonstrations.prepare(learner, state, trajectory, config.clone_epochs, seed)
 
@@ -221,14 +221,14 @@ def make_sample(config: Config, learner: Learner, engine: str, episodes: int) ->
     learner = learner._replace(algorithm=learner.algorithm._replace(psi="togo"), noise_repeat=1, group=1)
     if engine == "graph":
         environment = open_graph(config)
-        collect = tf.function(make_collect(environment, learner, episodes, environment.time_limit), jit_compile=config.jit, autograph=False)
+        collect = tf.function(make_collect(environment, learner, episodes, environment.time_limit), jit_compile=config.compiled(), autograph=False)
         return lambda state, seed: collect(state, start(environment, learner, episodes, seed), seed)[1]
 
     def sample(state: TrainState, seed: tf.Tensor) -> Trajectory:
         rows = min(episodes, EVALUATION_ENVS)
         environment = open_python(config, engine, rows, _number(seed))
         try:
-            stream = Stream(environment, learner, rows, environment.time_limit, config.jit)
+            stream = Stream(environment, learner, rows, environment.time_limit, config.compiled())
             seeds = tf.random.experimental.stateless_split(seed, -(-episodes // rows))
             found = demonstrations.join([stream.collect(state, each)[0] for each in seeds])
         finally:

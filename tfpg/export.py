@@ -43,9 +43,9 @@ class Actor(tf.Module):
 
         look = _look(learner, now, inputs, spaces)
         self.uses = {
-            "serving_default": tf.function(_greedy(learner, look)).get_concrete_function(**inputs),
-            "sample": tf.function(_sample(learner, look)).get_concrete_function(**inputs, seed=seed),
-            "distribution": tf.function(lambda **given: look(given)).get_concrete_function(**inputs),
+            "serving_default": tf.function(_greedy(learner, look), autograph=False).get_concrete_function(**inputs),
+            "sample": tf.function(_sample(learner, look), autograph=False).get_concrete_function(**inputs, seed=seed),
+            "distribution": tf.function(lambda **given: look(given), autograph=False).get_concrete_function(**inputs),
         }
 
 

@@ -140,7 +140,7 @@ def describe(run: Run) -> str:
     data = f"{config.total_steps:,} steps, {engine.envs} x {engine.horizon} per iteration ({engine.name} engine)"
     if config.demonstrations:
         data = f"{config.total_steps:,} steps of the {engine.envs} episodes in {config.demonstrations}, all in each iteration"
-    where = f"on {device(run)}{' with XLA' if config.jit else ''}"
+    where = f"on {device(run)}{' with XLA' if config.compiled() else ''}"
     return f"{config.algo} on {config.env}: {data}, seed {config.seed}, {where}, into {run.directory}"
 
 
@@ -208,7 +208,7 @@ def finish(run: Run, policy: Path) -> dict[str, Any]:
         "envs": run.parts.engine.envs,
         "horizon": run.parts.engine.horizon,
         "device": device(run),
-        "jit": config.jit,
+        "jit": config.compiled(),
         "threads": tf.config.threading.get_intra_op_parallelism_threads() or os.cpu_count(),
         "versions": versions(),
     }
