@@ -135,7 +135,7 @@ def quiet() -> Iterator[None]:
 
 @contextmanager
 def lean() -> Iterator[None]:
-    """TensorFlow, imported inside, does without Keras, which would load pyplot too: a second and a half. --network=keras imports it then."""
+    """TensorFlow, imported inside, does without Keras, which brings pyplot: a second and more. --network=keras imports it later."""
     known = "keras" in sys.modules
     if not known:
         sys.modules["keras"] = None  # type: ignore[assignment]

@@ -86,8 +86,7 @@ def graph_engine(config: Config, environment: Environment, learner: Learner) -> 
 
     def judge(state: TrainState, seed: tf.Tensor, episodes: int) -> np.ndarray:
         if episodes not in judges:
-            play = evaluate.in_graph(environment, learner, episodes)
-            judges[episodes] = tf.function(play, jit_compile=config.compiled(), autograph=False)
+            judges[episodes] = piece(evaluate.in_graph(environment, learner, episodes))
         return judges[episodes](state, seed).numpy()
 
     return Engine("graph", n, horizon, lambda seed: start(environment, learner, n, seed), iterate, judge, lambda: None)
@@ -191,7 +190,7 @@ def file_engine(config: Config, learner: Learner, spaces: Spaces, make: Callable
     update = make_update(learner)
     known = summarise(trajectory, tf.cumsum(trajectory.reward))
 
-    @tf.function(jit_compile=config.compiled(), autograph=False)
+    @compiler(config)
     def learn(state: TrainState, trajectory: Trajectory, seed: tf.Tensor, pace: tf.Tensor) -> tuple[TrainState, Metrics]:
         new, metrics = update(state, trajectory, seed, pace)
         if not config.guidance:
@@ -200,7 +199,7 @@ def file_engine(config: Config, learner: Learner, spaces: Spaces, make: Callable
         new = new._replace(penalty=demonstrations.adapt_guidance(state.penalty, before, after))
         return new, {**metrics, "penalty": new.penalty}
 
-    @tf.function(jit_compile=config.compiled(), autograph=False)
+    @compiler(config)
     def prepare(state: TrainState, trajectory: Trajectory, seed: tf.Tensor) -> TrainState:
         return demonstrations.prepare(learner, state, trajectory, config.clone_epochs, seed)
 
@@ -221,7 +220,7 @@ def make_sample(config: Config, learner: Learner, engine: str, episodes: int) ->
     learner = learner._replace(algorithm=learner.algorithm._replace(psi="togo"), noise_repeat=1, group=1)
     if engine == "graph":
         environment = open_graph(config)
-        collect = tf.function(make_collect(environment, learner, episodes, environment.time_limit), jit_compile=config.compiled(), autograph=False)
+        collect = compiler(config)(make_collect(environment, learner, episodes, environment.time_limit))
         return lambda state, seed: collect(state, start(environment, learner, episodes, seed), seed)[1]
 
     def sample(state: TrainState, seed: tf.Tensor) -> Trajectory:

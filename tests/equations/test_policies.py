@@ -253,9 +253,7 @@ def pairs(dtype=tf.float64):
     rng = np.random.default_rng(3)
     several = policies.multi_categorical(nets.mlp([3, 5], dtype=dtype), [2, 3], dtype=dtype)
     for policy in (categorical(dtype=dtype), gaussian(dtype=dtype), several):
-        p, q = (
-            policy.parameters(random_like(policy.init(SEED), rng), tf.constant(rng.normal(size=[2, 5, 3]), dtype)) for _ in range(2)
-        )
+        p, q = (policy.parameters(random_like(policy.init(SEED), rng), tf.constant(rng.normal(size=[2, 5, 3]), dtype)) for _ in range(2))
         yield policy, p, q, policy.act(p, policy.noise([2, 5], SEED))
 
 
