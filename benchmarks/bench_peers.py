@@ -1,7 +1,8 @@
 """tfpg beside its peers on this machine: make bench-peers, with ARGS="--quick" in a few minutes, ARGS="--only=npg_small" for one case.
 
 Each case does the same work twice, in processes of their own that alternate: tfpg's side (`side.py`), and the peer's, from the environment
-that `make bench-peers` builds for it. A process warms up first; what counts is the median of what follows, and compilation is told apart.
+that `make bench-peers` builds for it. A process warms up first; what counts is the median of what follows, and what the first iteration of
+the first process took, compilation included, is told apart (later ones find their programs on disk).
 Ratios are of neighbours in time, so that a machine whose speed changes hurts both. The table goes to the screen, all of it to
 `benchmarks/latest.json`. What bounds each case stands in docs/performance.md. Let nothing else run meanwhile.
 """
@@ -23,8 +24,8 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 
 PEERS = flags.DEFINE_string("peers", str(ROOT / ".venv-peers" / "bin" / "python"), "the Python that has the peers")
-PAIRS = flags.DEFINE_integer("pairs", 5, "times that both sides run", lower_bound=1)
-QUICK = flags.DEFINE_bool("quick", False, "two pairs and fewer iterations")
+PAIRS = flags.DEFINE_integer("pairs", 3, "times that both sides run", lower_bound=1)
+QUICK = flags.DEFINE_bool("quick", False, "one pair, fewer iterations, and not the longest cases")
 ONLY = flags.DEFINE_list("only", [], "names of cases; all if empty")
 OUTPUT = flags.DEFINE_string("output", str(HERE / "latest.json"), "the JSON file")
 
@@ -41,7 +42,7 @@ class Case(NamedTuple):
     peer: Side
     what: str
     less: bool = False
-    pairs: int = 100  # at most
+    long: bool = False  # left out in a hurry
 
 
 def python(executable: str, *arguments: str) -> dict[str, Any]:
@@ -172,8 +173,8 @@ OURS_HOPPER = ["--env=Hopper-v4", "--envs=2", "--horizon=1024", "--cg_iterations
 
 CASES = [
     Case("npg_small", "steps/s", 1.3, tfpg(40, "--envs=64", "--horizon=128"), jax(64, 40), "NPG in graph, 64 x 128; JAX"),
-    Case("npg_large", "steps/s", 1.6, tfpg(8, "--envs=1024", "--horizon=128"), jax(1024, 8), "NPG in graph, 1024 x 128; JAX"),
-    Case("npg_trpo", "steps/s", 15, tfpg(40, "--envs=64", "--horizon=128"), sb3("trpo", 10, TRPO), "the same; sb3-contrib TRPO"),
+    Case("npg_large", "steps/s", 1.6, tfpg(8, "--envs=1024", "--horizon=128"), jax(1024, 8), "NPG in graph, 1024 x 128; JAX", long=True),
+    Case("npg_trpo", "steps/s", 15, tfpg(40, "--envs=64", "--horizon=128"), sb3("trpo", 10, TRPO), "the same; sb3-contrib TRPO", long=True),
     Case(
         "trpo", "steps/s", 4, tfpg(20, "--algo=trpo", "--engine=sync", "--envs=8", "--horizon=256"), sb3("trpo", 10, TRPO),
         "TRPO through gymnasium, CartPole, 8 x 256; sb3-contrib",
@@ -186,20 +187,20 @@ CASES = [
     ),
     Case(
         "envpool", "steps/s", 4, tfpg(6, "--algo=trpo", "--engine=envpool", *OURS_HOPPER),
-        sb3("trpo", 4, HOPPER, "Hopper-v4", 2, normalize=1), "the same through EnvPool; sb3-contrib",
+        sb3("trpo", 4, HOPPER, "Hopper-v4", 2, normalize=1), "the same through EnvPool; sb3-contrib", long=True,
     ),
     Case(
         "simulator", "s", 0.65, *halves("simulate", "4", "--algo=trpo", *OURS_HOPPER),
         "collecting from Hopper-v4, 2 x 1024; of it inside the simulator", True,
     ),
     Case("solved_first", "s", 1.0, solved("none"), peer_solved, "CartPole solved and exported, from nothing; sb3-contrib TRPO", True),
-    Case("solved_later", "s", 1 / 0.7, solved(""), peer_solved, "the same, programs kept from the run before; sb3-contrib TRPO", True),
+    Case("solved_later", "s", 1 / 0.7, solved(""), peer_solved, "the same, later; sb3-contrib TRPO", True, long=True),
     Case(
         "fisher", "GF/s", 0.6, *halves("product", "16384"),
         "Fisher-vector product; plain matrix products of its shapes",
     ),
-    Case("cores", "steps/s", 1.7, cores(2), cores(1), "NPG in graph, 1024 x 128: two cores; one"),
-    Case("seeds", "s", 2, seeds(16, False), seeds(16, True), "16 default runs in one program; one after another", True, pairs=1),
+    Case("cores", "steps/s", 1.7, cores(2), cores(1), "NPG in graph, 1024 x 128: two cores; one", long=True),
+    Case("seeds", "s", 2, seeds(16, False), seeds(16, True), "16 default runs in one program; one after another", True, long=True),
     Case(
         "serve_one", "s", 1 / 1.2, *halves("serve", "1"),
         "one greedy action of the SavedModel; the bare function", True,
@@ -219,7 +220,7 @@ def compare(case: Case, pairs: int) -> dict[str, Any]:
             found[side].append((case.ours if side == "ours" else case.peer)())
     values = {side: [run["value"] for run in runs] for side, runs in found.items()}
     ratios = [theirs / own if case.less else own / theirs for own, theirs in zip(values["ours"], values["peer"], strict=True)]
-    extra = {f"{side}_{key}": runs[-1][key] for side, runs in found.items() for key in runs[-1] if key != "value"}
+    extra = {f"{side}_{key}": runs[0][key] for side, runs in found.items() for key in runs[0] if key != "value"}
     return {
         "what": case.what,
         "unit": case.unit,
@@ -233,25 +234,30 @@ def compare(case: Case, pairs: int) -> dict[str, Any]:
     }
 
 
+def told(case: Case, row: dict[str, Any]) -> str:
+    """A line of the table."""
+    shown = [f"{row[side]:,.0f}" if row[side] > 100 else f"{row[side]:.3g}" for side in ("ours", "peer")]
+    ratios = " ".join(f"{row[f'ratio_{which}']:>6.2f}" for which in ("median", "min", "max"))
+    return f"{case.name:<13} {shown[0]:>10} {shown[1]:>10} {case.unit:<8} {ratios} {case.goal:>5.2g}  {case.what}"
+
+
 def main(_: list[str]) -> None:
     unknown = set(ONLY.value) - {case.name for case in CASES}
     if unknown:
         sys.exit(f"--only={','.join(sorted(unknown))} is no case: {', '.join(case.name for case in CASES)} are.")
-    pairs, results, begun = 2 if QUICK.value else PAIRS.value, {}, time.perf_counter()
-    print(f"{'case':<13} {'ours':>10} {'peer':>10} {'':<8} {'ratio':>6} {'least':>6} {'most':>6} {'goal':>5}")
-    for case in CASES:
-        if ONLY.value and case.name not in ONLY.value:
-            continue
-        try:
-            row = results[case.name] = compare(case, min(pairs, case.pairs))
-        except (RuntimeError, OSError) as error:
-            print(f"{case.name:<13} failed: {error}", flush=True)
-            continue
-        shown = [f"{row[side]:,.0f}" if row[side] > 100 else f"{row[side]:.3g}" for side in ("ours", "peer")]
-        ratios = " ".join(f"{row[f'ratio_{which}']:>6.2f}" for which in ("median", "min", "max"))
-        print(f"{case.name:<13} {shown[0]:>10} {shown[1]:>10} {case.unit:<8} {ratios} {case.goal:>5.2g}  {case.what}", flush=True)
+    chosen = [case for case in CASES if (case.name in ONLY.value if ONLY.value else not (QUICK.value and case.long))]
+    pairs, results, begun = 1 if QUICK.value else PAIRS.value, {}, time.perf_counter()
+    print(f"{'case':<13} {'ours':>10} {'peer':>10} {'':<8} {'ratio':>6} {'least':>6} {'most':>6} {'goal':>5}", flush=True)
+    with tempfile.TemporaryDirectory() as cache:
+        os.environ["TFPG_CACHE"] = cache
+        for case in chosen:
+            try:
+                results[case.name] = compare(case, 1 if case.name == "seeds" else pairs)
+                print(told(case, results[case.name]), flush=True)
+            except (RuntimeError, OSError) as error:
+                print(f"{case.name:<13} failed: {error}", flush=True)
     Path(OUTPUT.value).write_text(json.dumps(results, indent=2) + "\n")
-    print(f"{len(results)} cases in {(time.perf_counter() - begun) / 60:.1f} minutes, {pairs} pairs each; {OUTPUT.value}")
+    print(f"{len(results)} of {len(chosen)} cases in {(time.perf_counter() - begun) / 60:.1f} minutes, pairs: {pairs}; {OUTPUT.value}")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ side.py serve BATCH                     an exported policy beside the compiled f
 """
 
 import json
+import os
 import statistics
 import sys
 import tempfile
@@ -19,7 +20,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from run import configure, quiet  # noqa: E402
+from run import configure, lean, quiet  # noqa: E402
+from tfpg.programs import kept  # noqa: E402
 
 
 def seconds(call: Callable[[], Any], repeats: int) -> list[float]:
@@ -194,12 +196,13 @@ def serve(batch: int) -> dict[str, Any]:
 
 def main() -> None:
     work, *rest = sys.argv[1:]
-    with quiet():
-        import tfpg.build  # noqa: F401
+    with quiet(), lean():
+        import tensorflow  # noqa: F401
     with_flags: dict[str, Callable[..., dict[str, Any]]] = {"train": train, "simulate": simulate, "update": update}
     works: dict[str, Callable[..., dict[str, Any]]] = {"product": product, "serve": serve}
     print(json.dumps(with_flags[work](int(rest[0]), rest[1:]) if work in with_flags else works[work](int(rest[0]))))
 
 
 if __name__ == "__main__":
-    main()
+    with kept(os.environ.get("TFPG_CACHE", "none")):
+        main()
