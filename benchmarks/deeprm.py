@@ -1,7 +1,7 @@
 """DeepRM, the notes' application: who schedules how well. Writes docs/deeprm.md and its pictures.
 
     python benchmarks/deeprm.py train [--only=GLOB]    the learners of LEARNERS that are missing, in runs/deeprm
-    python benchmarks/deeprm.py judge                  everyone on fresh jobs -> docs/deeprm/judged.json, schedule.png; curves.json
+    python benchmarks/deeprm.py judge [--only=GLOB]    everyone on fresh jobs -> docs/deeprm/judged.json, schedule.png; curves.json
     python benchmarks/deeprm.py speed                  beside a simulator in plain NumPy -> docs/deeprm/speed.json
     python benchmarks/deeprm.py page                   docs/deeprm.md and slowdown.png, curves.png, from these files alone
 
@@ -143,31 +143,54 @@ def interval(mine: dict[str, np.ndarray], others: dict[str, np.ndarray]) -> list
     return [float(of(mine, whole) / of(others, whole)), *map(float, np.quantile(ratios, [0.025, 0.975]))]
 
 
-def judge() -> None:
-    """Everyone at every rate, beside SJF."""
-    everyone: dict[str, schedulers.Scheduler] = {**schedulers.SCHEDULERS, "SJF that keeps room": schedulers.hold(6)}
-    trained = [name for name in LEARNERS if finished(name)]
-    everyone |= {name: load(directory(name)) for name in trained}
+def judge(only: str) -> None:
+    """Everyone at every rate, beside SJF; or some of them, and the others' figures stay."""
+    trained = [name for name in LEARNERS if finished(name) and fnmatch.fnmatch(name, only)]
+    learners = {name: load(directory(name)) for name in trained}
+    if only == "*":
+        everyone = {**schedulers.SCHEDULERS, "SJF that keeps room": schedulers.hold(6), **learners}
+        write("judged.json", {"fresh": compare(everyone), "known": in_both_semantics()})
+        write("curves.json", {name: curve(name) for name in trained}, indent=None)
+        draw_schedule(everyone)
+    else:
+        found = compare({"SJF": schedulers.SCHEDULERS["SJF"], **learners})
+        judged = read("judged.json")
+        write("judged.json", {**judged, "fresh": {**judged["fresh"], **found}})
+        write("curves.json", {**read("curves.json"), **{name: curve(name) for name in trained}}, indent=None)
+
+
+def read(name: str) -> Any:
+    return json.loads((OUT / name).read_text())
+
+
+def write(name: str, content: Any, indent: int | None = 1) -> None:
+    write_text(OUT / name, json.dumps(content, indent=indent) + "\n")
+
+
+def compare(everyone: dict[str, schedulers.Scheduler]) -> dict[str, dict[str, Any]]:
+    """What the page says of each at each rate; SJF comes first."""
     judged: dict[str, dict[str, Any]] = {name: {} for name in everyone}
     for rate in RATES:
         measured: dict[str, dict[str, np.ndarray]] = {}
-        for name, choose in everyone.items():  # SJF comes first
+        for name, choose in everyone.items():
             schedule, found = playing(choose, rate), None
             if schedule.finished.numpy().all():
                 measured[name] = measures(schedule)
                 found = entry(measured[name], measured["SJF"])
             judged[name][str(rate)] = found
             say(f"rate {rate}, {name}: " + (f"slowdown {found['slowdown']:.3f}" if found else "not finished"))
-    both = {
+    return judged
+
+
+def in_both_semantics() -> dict[str, dict[str, dict[str, float]]]:
+    """Mean slowdown of the schedulers by semantics, name and rate."""
+    return {
         semantics: {
             name: {str(rate): known_measures(playing(choose, rate, semantics)) for rate in RATES}
             for name, choose in schedulers.SCHEDULERS.items()
         }
         for semantics in deeprm.SEMANTICS
     }
-    write_text(OUT / "judged.json", json.dumps({"fresh": judged, "known": both}, indent=1) + "\n")
-    write_text(OUT / "curves.json", json.dumps({name: curve(name) for name in trained}) + "\n")
-    draw_schedule(everyone)
 
 
 def curve(name: str) -> dict[str, list[float]]:
@@ -322,7 +345,7 @@ def speed(rounds: int = 5) -> None:
         "ratio_max": max(ratios),
         "cores": float(os.cpu_count() or 0),
     }
-    write_text(OUT / "speed.json", json.dumps(found, indent=1) + "\n")
+    write("speed.json", found)
 
 
 def plain_trajectory(state: Any, config: Any, k: int) -> Any:
@@ -455,14 +478,13 @@ def curve_rows(curves: dict[str, Any]) -> list[list[str]]:
     for rate, points in KNOWN.items():
         line = curves.get(f"published, rate {rate}", {"return": []})["return"]
         for k in (200, 400):
-            found = [f"{line[k]:.1f}", f"{100 * (line[k] - points[k]) / abs(points[k]):+.0f} %"] if k < len(line) else ["not run", ""]
+            found = [f"{line[k]:.1f}", f"{round(100 * (line[k] - points[k]) / abs(points[k])):+d} %"] if k < len(line) else ["not run", ""]
             lines.append([f"{rate}", f"{k}", f"{points[k]:.1f}", *found])
     return lines
 
 
 def page() -> None:
     """docs/deeprm.md and its pictures."""
-    read: Callable[[str], Any] = lambda name: json.loads((OUT / name).read_text())  # noqa: E731
     (fresh, known), curves, fast = read("judged.json").values(), read("curves.json"), read("speed.json")
     draw_slowdown(fresh)
     draw_curves(curves)
@@ -499,13 +521,13 @@ def page() -> None:
 def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command")
-    commands.add_parser("train", help="make the runs that are missing").add_argument("--only", default="*", help="some learners by name")
-    for name, text in (("judge", "everyone on fresh jobs"), ("speed", "beside plain NumPy"), ("page", "write the page")):
+    for name, text in (("train", "make the runs that are missing"), ("judge", "everyone on fresh jobs")):
+        commands.add_parser(name, help=text).add_argument("--only", default="*", help="some learners by name")
+    for name, text in (("speed", "beside plain NumPy"), ("page", "write the page")):
         commands.add_parser(name, help=text)
     given = parser.parse_args(arguments)
-    if given.command in (None, "train"):
-        train(getattr(given, "only", "*"))
-    for name, work in (("judge", judge), ("speed", speed), ("page", page)):
+    only = getattr(given, "only", "*")
+    for name, work in (("train", lambda: train(only)), ("judge", lambda: judge(only)), ("speed", speed), ("page", page)):
         if given.command in (None, name):
             work()
 

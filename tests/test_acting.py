@@ -8,12 +8,13 @@ from test_export import SPACES, observations, trained
 from tfpg import acting, evaluate
 
 
+@pytest.mark.parametrize("unroll", [False, True])
 @pytest.mark.parametrize("kind", SPACES)
-def test_a_program_follows_the_state_that_it_is_used_with(kind):
+def test_a_program_follows_the_state_that_it_is_used_with(kind, unroll):
     learner, first = trained(kind)
     learned = first._replace(policy=tf.nest.map_structure(lambda x: -0.5 * x, first.policy))
     x = observations(kind)
-    use = acting.program(lambda *given: evaluate.greedy(learner, *given), first, x)
+    use = acting.program(lambda *given: evaluate.greedy(learner, *given), first, x, unroll=unroll)
     actions = []
     for state in (first, learned, first):
         (action,) = use(state)(x)

@@ -69,6 +69,7 @@ FLOORS = {
         "build",
         "engines",
         "acting",
+        "unroll",
         "train",
         "seeds",
         "statistics",

@@ -8,26 +8,31 @@ import tensorflow as tf
 
 from tfpg import learner
 from tfpg.types import Nest, Policy, TrainState
+from tfpg.unroll import unrolled
 
 Call = Callable[..., list[np.ndarray]]
 
 
-def operation(function: Callable[..., Nest], *examples: Nest, rewrite: bool = True) -> tuple[Callable[[list[Any]], list[tf.Tensor]], Nest]:
-    """The function, traced for arguments like the examples, as `run(leaves of the arguments) -> tensors`; and how its result is nested.
+def traced(function: Callable[..., Nest], *examples: Nest) -> Any:
+    """The function as a program of arguments like the examples."""
+    specs = tf.nest.map_structure(lambda x: tf.TensorSpec(x.shape, x.dtype), examples)
+    return tf.function(function, autograph=False).get_concrete_function(*specs)
+
+
+def operation(program: Any, rewrite: bool) -> Callable[[list[Any]], list[tf.Tensor]]:
+    """A traced program as the operation that it is: `run(leaves of the arguments) -> tensors`.
 
     Args: rewrite: whether TensorFlow looks for a better graph before it runs this one. A second for a whole update, and no faster then.
     """
     settings = tf.compat.v1.ConfigProto()
     settings.graph_options.rewrite_options.disable_meta_optimizer = not rewrite
     proto = settings.SerializeToString()
-    specs = tf.nest.map_structure(lambda x: tf.TensorSpec(x.shape, x.dtype), examples)
-    concrete = tf.function(function, autograph=False).get_concrete_function(*specs)
-    types = [output.dtype for output in concrete.outputs]
+    types = [output.dtype for output in program.outputs]
 
     def run(leaves: list[Any]) -> list[tf.Tensor]:
-        return tf.raw_ops.StatefulPartitionedCall(args=[*leaves, *concrete.captured_inputs], Tout=types, f=concrete, config_proto=proto)
+        return tf.raw_ops.StatefulPartitionedCall(args=[*leaves, *program.captured_inputs], Tout=types, f=program, config_proto=proto)
 
-    return run, concrete.structured_outputs
+    return run
 
 
 def direct(function: Callable[..., Nest]) -> Callable[..., Nest]:
@@ -37,25 +42,26 @@ def direct(function: Callable[..., Nest]) -> Callable[..., Nest]:
     milliseconds where a training state is among them.
     Args: function: nests of tensors or arrays -> nest of tensors.
     """
-    traced: list[Any] = []
+    made: list[Any] = []
 
     def call(*given: Nest) -> Nest:
-        if not traced:
-            traced.extend(operation(function, *given, rewrite=False))
-        run, like = traced
+        if not made:
+            program = traced(function, *given)
+            made.extend((operation(program, rewrite=False), program.structured_outputs))
+        run, like = made
         return tf.nest.pack_sequence_as(like, run(tf.nest.flatten(given)))
 
     return call
 
 
-def program(function: Callable[..., Nest], like: TrainState, *examples: np.ndarray) -> Callable[[TrainState], Call]:
+def program(function: Callable[..., Nest], like: TrainState, *examples: np.ndarray, unroll: bool = False) -> Callable[[TrainState], Call]:
     """`use(state) -> call(*arrays)`, which is the tensors of `function(state, *arrays)` as NumPy arrays, in order.
 
     The function may read the policy and the statistics of observations. It is called as the operation that it is: checking the arguments
     and carrying a whole training state would take three times as long as running a small network. Operations are not fused by XLA, whose
     own launch takes longer than a few of them.
 
-    Args: examples: arguments of the shapes and types of all later ones.
+    Args: examples: arguments of the shapes and types of all later ones; unroll: whether to do without TensorFlow where that can be.
     """
     used = (like.policy, like.observations)
 
@@ -63,10 +69,13 @@ def program(function: Callable[..., Nest], like: TrainState, *examples: np.ndarr
         policy, observations = tf.nest.pack_sequence_as(used, leaves)
         return function(like._replace(policy=policy, observations=observations), *given)
 
-    run, _ = operation(inside, tf.nest.flatten(used), *examples)
+    made = traced(inside, tf.nest.flatten(used), *examples)
+    run, bind = operation(made, rewrite=True), unrolled(made, len(tf.nest.flatten(used))) if unroll else None
 
     def use(state: TrainState) -> Call:
         leaves = tf.nest.flatten((state.policy, state.observations))
+        if bind is not None:
+            return bind(leaves)
         return lambda *arrays: [output.numpy() for output in run([*leaves, *arrays])]
 
     return use

@@ -171,7 +171,7 @@ class Stream:
             self._restart()
         noise_t, alive, rows = self.noise(seed).numpy(), np.ones(self.n, bool), []
         if self.use is None:
-            self.use = acting.program(self._choose, state, self.observation, noise_t[0], *self.memory)
+            self.use = acting.program(self._choose, state, self.observation, noise_t[0], *self.memory, unroll=True)
         choose = self.use(state)
         for t in range(self.horizon):
             action, outside, *memory = choose(self.observation, noise_t[t], *self.memory)

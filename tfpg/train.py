@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfpg import build, checkpoint, demonstrations, engines, evaluate, report, workdir
+from tfpg import acting, build, checkpoint, demonstrations, engines, evaluate, report, workdir
 from tfpg.build import Setup
 from tfpg.config import Config
 from tfpg.errors import Misfit, Stopped, UsageError
@@ -74,6 +74,7 @@ class Run:
         self.config, self.directory, self.parts = config, directory, parts
         seeds = tf.random.experimental.stateless_split(tf.constant([config.seed, 0]), 4)
         self.init_seed, self.begin_seed, self.iterate_seed, self.judge_seed = tf.unstack(seeds)
+        self.fold = acting.direct(tf.random.experimental.stateless_fold_in)
         self.counters = Counters()
         self.state: TrainState = initial_state(parts.learner, self.init_seed)
         if config.guidance:
@@ -104,7 +105,7 @@ class Run:
     def iterate(self) -> Row:
         """Collects and updates once, and returns the iteration's row of metrics."""
         begun = time.perf_counter()
-        seed = tf.random.experimental.stateless_fold_in(self.iterate_seed, self.counters.iteration)
+        seed = self.fold(self.iterate_seed, tf.constant(self.counters.iteration))
         state, carry, tensors = self.parts.engine.iterate(self.state, self.carry, seed, tf.constant(self.pace()))
         row: Row = {name: tensor.numpy().item() for name, tensor in tensors.items()}
         seconds = time.perf_counter() - begun
