@@ -27,6 +27,8 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 import numpy as np  # noqa: E402
 import tensorflow as tf  # noqa: E402
 
+tf.get_logger().setLevel("ERROR")
+
 from examples.schedule import load  # noqa: E402
 from tfpg import schedulers  # noqa: E402
 from tfpg.envs import deeprm  # noqa: E402
