@@ -7,7 +7,8 @@
 Observations are the environment's own, normalisation is inside; actions are in the environment's own units. An observation of several
 parts (Dict, Tuple) or of whole numbers (Discrete and the like) comes as one input for each part, in the environment's own types. A
 recurrent policy also takes `memory` [B, H], zeros at the start of an episode, and gives it back for the next step. Nothing in the file
-needs tfpg or TFP to load, and nothing in it is compiled ahead, since a compiled signature would compile anew for each batch size.
+needs tfpg or TFP to load, and nothing in it is compiled ahead, since a compiled signature would compile anew for each batch size. Parameters
+and statistics are constants of the graph: there is nothing to restore, and what depends on them alone is computed once, at loading.
 """
 
 import shutil
@@ -26,19 +27,19 @@ Tensors = dict[str, tf.Tensor]
 
 
 class Actor(tf.Module):
-    """A trained policy: its parameters and statistics as variables, its uses as functions of tensors."""
+    """A trained policy: its uses as functions of tensors, with its parameters and statistics in them."""
 
     def __init__(self, learner: Learner, state: TrainState, spaces: Spaces) -> None:
         super().__init__()
         used = (state.policy, state.observations)
-        self.leaves = [tf.Variable(leaf, trainable=False) for leaf in tf.nest.flatten(used)]
+        leaves = [leaf.numpy() for leaf in tf.nest.flatten(used)]
         seed = tf.TensorSpec([None, 2], tf.int32, "seed")
         inputs = observation_inputs(spaces)
         if learner.policy.memory:
             inputs["memory"] = tf.TensorSpec([None, learner.policy.memory], tf.float32, "memory")
 
         def now() -> TrainState:
-            policy, observations = tf.nest.pack_sequence_as(used, [tf.convert_to_tensor(leaf) for leaf in self.leaves])
+            policy, observations = tf.nest.pack_sequence_as(used, [tf.constant(leaf) for leaf in leaves])
             return state._replace(policy=policy, observations=observations)
 
         look = _look(learner, now, inputs, spaces)
