@@ -7,8 +7,9 @@
 Observations are the environment's own, normalisation is inside; actions are in the environment's own units. An observation of several
 parts (Dict, Tuple) or of whole numbers (Discrete and the like) comes as one input for each part, in the environment's own types. A
 recurrent policy also takes `memory` [B, H], zeros at the start of an episode, and gives it back for the next step. Nothing in the file
-needs tfpg or TFP to load, and nothing in it is compiled ahead, since a compiled signature would compile anew for each batch size. Parameters
-and statistics are constants of the graph: there is nothing to restore, and what depends on them alone is computed once, at loading.
+needs tfpg or TFP to load, and nothing in it is compiled ahead, since a compiled signature would compile anew for each batch size.
+Parameters and statistics are constants of the graph: there is nothing to restore, and what depends on them alone is computed once, at
+loading.
 """
 
 import shutil
