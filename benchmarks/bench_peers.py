@@ -213,11 +213,14 @@ CASES = [
 
 
 def compare(case: Case, pairs: int) -> dict[str, Any]:
-    """Both sides, `pairs` times, whoever came second coming first the next time."""
+    """Both sides, `pairs` times, whoever came second coming first the next time. Raises: RuntimeError if a side did not do the work."""
     found: dict[str, list[dict[str, Any]]] = {"ours": [], "peer": []}
     for k in range(pairs):
         for side in ("ours", "peer") if k % 2 == 0 else ("peer", "ours"):
             found[side].append((case.ours if side == "ours" else case.peer)())
+    sizes = {run["parameters"] for runs in found.values() for run in runs if "parameters" in run}
+    if len(sizes) > 1:
+        raise RuntimeError(f"the sides train networks of different sizes: {' and '.join(map(str, sorted(sizes)))} parameters")
     values = {side: [run["value"] for run in runs] for side, runs in found.items()}
     ratios = [theirs / own if case.less else own / theirs for own, theirs in zip(values["ours"], values["peer"], strict=True)]
     extra = {f"{side}_{key}": runs[0][key] for side, runs in found.items() for key in runs[0] if key != "value"}
