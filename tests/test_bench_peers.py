@@ -21,12 +21,6 @@ def side(calls, who, values):
 
 
 @pytest.mark.parametrize(("less", "ratios"), [(False, (2.0, 0.5, 3.0)), (True, (0.5, 1 / 3, 2.0))])
-def test_sides_that_train_different_networks_are_not_compared():
-    ours, peer = (lambda size=size: {"value": 1.0, "parameters": size} for size in (9155, 9156))
-    with pytest.raises(RuntimeError, match="9155 and 9156 parameters"):
-        bench_peers.compare(bench_peers.Case("x", "s", 1.0, ours, peer, "what"), 1)
-
-
 def test_sides_alternate_and_ratios_are_of_neighbours(less, ratios):
     calls = []
     case = bench_peers.Case("x", "s", 1.5, side(calls, "ours", [4.0, 1.0, 30.0]), side(calls, "peer", [2.0, 2.0, 10.0]), "what", less)
@@ -74,3 +68,9 @@ def test_what_one_process_measures_is_measured_once_for_each_pair(monkeypatch):
 def test_a_case_that_is_none_is_named(capsys, monkeypatch):
     with pytest.raises(SystemExit, match="--only=nonsense is no case: npg_small, "):
         bench_peers.app.run(bench_peers.main, argv=["bench_peers.py", "--only=nonsense"])
+
+
+def test_sides_that_train_different_networks_are_not_compared():
+    ours, peer = (lambda size=size: {"value": 1.0, "parameters": size} for size in (9155, 9156))
+    with pytest.raises(RuntimeError, match="9155 and 9156 parameters"):
+        bench_peers.compare(bench_peers.Case("x", "s", 1.0, ours, peer, "what"), 1)
