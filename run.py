@@ -136,14 +136,14 @@ def quiet() -> Iterator[None]:
 @contextmanager
 def lean() -> Iterator[None]:
     """TensorFlow, imported inside, does without Keras, which brings pyplot: a second and more. --network=keras imports it later."""
-    known = "keras" in sys.modules
+    known = "keras.src" in sys.modules
     if not known:
-        sys.modules["keras"] = None  # type: ignore[assignment]
+        sys.modules["keras.src"] = None  # type: ignore[assignment]
     try:
         yield
     finally:
         if not known:
-            del sys.modules["keras"]
+            del sys.modules["keras.src"]
 
 
 def place(device: str) -> str:

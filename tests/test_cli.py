@@ -188,7 +188,8 @@ def test_a_run_imports_what_it_uses(tmp_path):
     flags = ["run.py", "--hidden=8", "--envs=4", "--horizon=16", "--total_steps=64", "--tensorboard=false", f"--workdir={tmp_path}/run"]
     code = f"import sys; sys.argv = {flags}; import run\ntry: run.main()\nexcept SystemExit as end: assert end.code == 0\n"
     unused = "{'keras', 'tf_keras', 'tensorflow_probability', 'matplotlib.pyplot', 'tensorboard', 'gymnasium'}"
-    later = "import tensorflow as tf\nassert tf.keras.layers.Dense(2)(tf.ones([3, 1])).shape == [3, 2]"
+    later = "import tensorflow as tf\nfrom tensorflow.keras import layers\nassert layers.Dense(2)(tf.ones([3, 1])).shape == [3, 2]\n"
+    later += "assert tf.keras.layers.Dense is layers.Dense"
     check = f"assert not {unused} & set(sys.modules)\n{later}"
     subprocess.run([sys.executable, "-c", code + check], check=True, capture_output=True, cwd=ROOT)
 
