@@ -145,3 +145,12 @@ def test_a_vector_of_another_length_is_refused(size, rng):
     assert len(flat(x)) == 14
     with pytest.raises((ValueError, tf.errors.InvalidArgumentError)):
         trees.unflatten(tf.zeros([size], tf.float64), x)
+
+
+def test_a_packer_packs_as_tensorflow_does(rng):
+    like = {"z": [1, (2, {"b": 3, "a": 4})], "a": (), "m": namedtuple("Pair", "w b")(5, [6]), "n": nest(rng)}
+    leaves = list(range(len(tf.nest.flatten(like))))
+    found, expected = trees.packer(like)(leaves), tf.nest.pack_sequence_as(like, leaves)
+    assert found == expected
+    tf.nest.assert_same_structure(found, expected)
+    assert list(found) == list(expected)

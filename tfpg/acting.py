@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfpg import learner
+from tfpg import learner, trees
 from tfpg.types import Nest, Policy, TrainState
 from tfpg.unroll import unrolled
 
@@ -47,9 +47,9 @@ def direct(function: Callable[..., Nest]) -> Callable[..., Nest]:
     def call(*given: Nest) -> Nest:
         if not made:
             program = traced(function, *given)
-            made.extend((operation(program, rewrite=False), program.structured_outputs))
-        run, like = made
-        return tf.nest.pack_sequence_as(like, run(tf.nest.flatten(given)))
+            made.extend((operation(program, rewrite=False), trees.packer(program.structured_outputs)))
+        run, pack = made
+        return pack(run(tf.nest.flatten(given)))
 
     return call
 
