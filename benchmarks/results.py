@@ -51,8 +51,8 @@ from tfpg.statistics import POINTS, RESAMPLES, band, common_curve, interquartile
 
 TABLE, PAGE, PICTURES = "benchmarks/experiments.toml", "docs/results.md", "docs/results"
 DIGESTS, PEERS, RUNS = "docs/results/runs", "docs/results/peers", "runs/results"
-WATCHING = (*PLACES, "progress", "tensorboard", "checkpoint_every", "device")
-"""Flags that change neither what is learned nor how it is judged."""
+WATCHING = (*PLACES, "progress", "tensorboard", "checkpoint_every", "device", "jit")
+"""Flags that change neither what is learned, but for rounding, nor how it is judged."""
 STALE = "is stale: `make results` writes it anew."
 COUNTED = ("skipped", "refused")  # columns of the metrics that count refusals
 REQUIRED = ("steps", "episodes", "evaluation", "wall_seconds", "first_iteration_seconds", "steps_per_second", "versions", "device")
