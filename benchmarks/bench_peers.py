@@ -257,9 +257,9 @@ def main(_: list[str]) -> None:
             try:
                 results[case.name] = compare(case, 1 if case.name == "seeds" else pairs)
                 print(told(case, results[case.name]), flush=True)
+                Path(OUTPUT.value).write_text(json.dumps(results, indent=2) + "\n")
             except (RuntimeError, OSError) as error:
                 print(f"{case.name:<13} failed: {error}", flush=True)
-    Path(OUTPUT.value).write_text(json.dumps(results, indent=2) + "\n")
     print(f"{len(results)} of {len(chosen)} cases in {(time.perf_counter() - begun) / 60:.1f} minutes, pairs: {pairs}; {OUTPUT.value}")
 
 
