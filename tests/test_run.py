@@ -97,7 +97,7 @@ def test_the_flags_it_left_repeat_the_run_to_the_bit(finished, tmp_path):
 
 
 def test_another_seed_is_another_run(finished, tmp_path, capfd):
-    assert call(capfd, *SMALL, "--seed=1", f"--workdir={tmp_path}/other")[0] == 0
+    assert call(capfd, *SMALL, "--jit=true", "--seed=1", f"--workdir={tmp_path}/other")[0] == 0
     assert rows_without_times(tmp_path / "other")[0] != rows_without_times(finished[0])[0]
 
 

@@ -17,9 +17,10 @@ NETWORKS = ("mlp", "keras", "cnn", "gru", "deeprm")
 OPTIMIZERS = ("adam", "rmsprop", "rmsprop_inside", "sgd")
 SCHEDULES = ("constant", "linear", "cosine", "exponential")
 MODES = ("train", "evaluate", "export", "collect")
+"""Names that flags may take, here so that `--help` and a mistyped flag need not wait for TensorFlow."""
+
 LONG = 200_000
 """Steps of a run from which on compiling pays."""
-"""Names that flags may take, here so that `--help` and a mistyped flag need not wait for TensorFlow."""
 
 
 def option(default: Any, group: str, help: str, **allowed: Any) -> Any:
