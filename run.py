@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 from absl import flags
 
 from tfpg import programs, workdir
-from tfpg.config import PLACES, Config, check, check_values, closest, configured, settled
+from tfpg.config import PLACES, SHIPPING, Config, check, check_values, closest, configured, flag_text, settled
 from tfpg.errors import EnvironmentFault, RunFault, UsageError
 
 HELP = ("-h", "-help", "--help", "-helpfull", "--helpfull", "-helpshort", "--helpshort")
@@ -73,6 +73,13 @@ def configure(arguments: list[str]) -> Config:
     config, given = parse(arguments)
     workdir.check_text(given)
     check_values(config)
+    if config.mode in SHIPPING:
+        unread = [name for name in given if name not in (*PLACES, "device")]
+        if unread:
+            raise UsageError(
+                f"--{unread[0]}={flag_text(given[unread[0]])} would not be read by --mode={config.mode}: a policy is what it is."
+            )
+        return config
     if config.mode == "train" and not config.resume:
         return settled(check(config))
     path = workdir.existing(config.workdir)
@@ -105,7 +112,7 @@ def usage() -> str:
     for group, fields in groups.items():
         lines.append(f"{group}:")
         for field in fields:
-            shown = f"--{field.name}={workdir.flag_text(field.default)}"
+            shown = f"--{field.name}={flag_text(field.default)}"
             first, *more = textwrap.wrap(field.metadata["help"], 120 - len(INDENT))
             lines += [f"  {shown:<30} {first}", *(INDENT + line for line in more)]
         lines.append("")
@@ -165,21 +172,44 @@ def place(device: str) -> str:
 def execute(arguments: list[str]) -> int:
     """Does what the command line asks for. Returns the exit code."""
     config, *further = map(configure, one_by_one(arguments))
+    if config.mode in SHIPPING:
+        return ship(config)
     with programs.kept(config.cache):
         return perform(config, *further)
 
 
-def perform(config: Config, *further: Config) -> int:
-    """Starts TensorFlow and does what a checked configuration asks for. Returns the exit code."""
+def started(config: Config) -> str:
+    """Starts TensorFlow. Returns the device of the run."""
     with quiet():
         with lean():
             import tensorflow as tf
 
-        from tfpg import build, seeds, train
-
         tf.get_logger().setLevel("ERROR")
         where = place(config.device)
         tf.zeros([])
+    return where
+
+
+def ship(config: Config) -> int:
+    """Verifies or serves an exported policy. Returns the exit code."""
+    where = started(config)
+    import tensorflow as tf
+
+    from tfpg import verify
+    from tfpg.serving import server
+
+    modes = {"verify": verify.report, "serve": server.serve}
+    with tf.device(where):
+        return modes[config.mode](config)
+
+
+def perform(config: Config, *further: Config) -> int:
+    """Trains, or does something else with a run, as a checked configuration asks for. Returns the exit code."""
+    where = started(config)
+    import tensorflow as tf
+
+    from tfpg import build, seeds, train
+
     new, envs, horizon = config.mode == "train" and not config.resume, config.envs, config.horizon
     directory, there, made = Path(config.workdir), workdir.ancestry(config), False
     with tf.device(where):

@@ -1,116 +1,118 @@
 """Export: the policy as a SavedModel of tensors, in the directory layout that TensorFlow Serving expects.
 
-    serving_default  observation [B, *shape]                -> action, the greedy one
-    sample           observation [B, *shape], seed [B, 2]   -> action; a row depends on its own seed only
-    distribution     observation [B, *shape]                -> the parameters of the action distribution
+    policy/<version>/saved_model.pb, variables/    TensorFlow's own
+    policy/<version>/assets.extra/policy.json      what it is: flags, versions, signatures, SHA-256 of every other file
+    policy/<version>/assets.extra/golden.npz       inputs, and what the policy answered to them when it was exported
 
-Observations are the environment's own, normalisation is inside; actions are in the environment's own units. An observation of several
-parts (Dict, Tuple) or of whole numbers (Discrete and the like) comes as one input for each part, in the environment's own types. A
-recurrent policy also takes `memory` [B, H], zeros at the start of an episode, and gives it back for the next step. Nothing in the file
-needs tfpg or TFP to load, and nothing in it is compiled ahead, since a compiled signature would compile anew for each batch size.
-Parameters and statistics are constants of the graph: there is nothing to restore, and what depends on them alone is computed once, at
-loading.
+A version is made beside its place, flushed to disk, and renamed: whoever sees it sees all of it. Nothing in it needs tfpg or TFP to load,
+and nothing is compiled ahead, since a compiled signature would compile anew for each batch size. `tfpg.signatures` has what it answers.
 """
 
+import hashlib
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import tensorflow as tf
+from tensorflow.core.protobuf import saved_model_pb2
 
-from tfpg.encoding import encode
+from tfpg import signatures
 from tfpg.errors import RunFault
 from tfpg.files import commit, numbered
-from tfpg.learner import Learner, act
+from tfpg.learner import Learner
+from tfpg.signatures import Signature
 from tfpg.types import Spaces, TrainState
 
-Tensors = dict[str, tf.Tensor]
+EXTRA = "assets.extra"
+SHEET, GOLDEN = f"{EXTRA}/policy.json", f"{EXTRA}/golden.npz"
 
 
 class Actor(tf.Module):
-    """A trained policy: its uses as functions of tensors, with its parameters and statistics in them."""
+    """A trained policy: its uses as graphs, with its parameters and statistics in them."""
 
-    def __init__(self, learner: Learner, state: TrainState, spaces: Spaces) -> None:
+    def __init__(self, made: dict[str, Signature], about: str) -> None:
         super().__init__()
-        used = (state.policy, state.observations)
-        leaves = [leaf.numpy() for leaf in tf.nest.flatten(used)]
-        seed = tf.TensorSpec([None, 2], tf.int32, "seed")
-        inputs = observation_inputs(spaces)
-        if learner.policy.memory:
-            inputs["memory"] = tf.TensorSpec([None, learner.policy.memory], tf.float32, "memory")
-
-        def now() -> TrainState:
-            policy, observations = tf.nest.pack_sequence_as(used, [tf.constant(leaf) for leaf in leaves])
-            return state._replace(policy=policy, observations=observations)
-
-        look = _look(learner, now, inputs, spaces)
-        self.uses = {
-            "serving_default": tf.function(_greedy(learner, look), autograph=False).get_concrete_function(**inputs),
-            "sample": tf.function(_sample(learner, look), autograph=False).get_concrete_function(**inputs, seed=seed),
-            "distribution": tf.function(lambda **given: look(given), autograph=False).get_concrete_function(**inputs),
-        }
+        told = Signature({}, lambda: {"metadata": tf.constant(about)})
+        self.uses = {name: signatures.traced(signature) for name, signature in {**made, "metadata": told}.items()}
 
 
-def observation_inputs(spaces: Spaces) -> dict[str, tf.TensorSpec]:
-    """The inputs that carry an observation: one, or one for each of its parts in the environment's own types."""
-    if by_parts(spaces):
-        return {part.name: tf.TensorSpec([None, *part.shape], tf.as_dtype(part.dtype), part.name) for part in spaces.parts}
-    return {"observation": tf.TensorSpec([None, *spaces.observation_shape], tf.float32, "observation")}
+def fingerprint(state: TrainState) -> str:
+    """SHA-256 of what decides how a policy acts: its parameters and the statistics of observations, with their shapes and types."""
+    digest = hashlib.sha256()
+    for leaf in tf.nest.flatten((state.policy, state.observations)):
+        digest.update(f"{leaf.dtype.name} {leaf.shape.as_list()}\n".encode())
+        digest.update(leaf.numpy().tobytes())
+    return digest.hexdigest()
 
 
-def by_parts(spaces: Spaces) -> bool:
-    """Whether the observation is made of parts that are encoded in the model; a window of them comes encoded already."""
-    return bool(spaces.parts) and len(spaces.observation_shape) == 1
+def _golden(actor: Actor, made: dict[str, Signature], state: TrainState, spaces: Spaces) -> dict[str, np.ndarray]:
+    """'signature/inputs/name' and 'signature/outputs/name' -> array."""
+    found = {}
+    for name, signature in made.items():
+        given = signatures.examples(state, spaces, signature.inputs)
+        answers = actor.uses[name](**{key: tf.constant(x) for key, x in given.items()})
+        found.update({f"{name}/inputs/{key}": x for key, x in given.items()})
+        found.update({f"{name}/outputs/{key}": x.numpy() for key, x in answers.items()})
+    return found
 
 
-def _look(
-    learner: Learner, now: Callable[[], TrainState], inputs: dict[str, tf.TensorSpec], spaces: Spaces
-) -> Callable[[dict[str, tf.Tensor]], Tensors]:
-    """Inputs -> the action distribution's parameters, with the new memory beside them where there is one."""
-
-    def look(given: dict[str, tf.Tensor]) -> Tensors:
-        given = {name: tf.ensure_shape(given[name], spec.shape) for name, spec in inputs.items()}
-        memory = given.pop("memory", ())
-        observation = encode(spaces.parts, given) if by_parts(spaces) else given["observation"]
-        if learner.policy.memory:
-            tf.debugging.assert_equal(tf.shape(memory)[0], tf.shape(observation)[0], "each row of observation needs a memory")
-        p, after = act(learner, now(), observation, memory)
-        found = {name: tf.identity(tensor) for name, tensor in p.items()}
-        return {**found, "memory": tf.identity(after)} if learner.policy.memory else found
-
-    return look
-
-
-def _answer(action: tf.Tensor, found: Tensors) -> Tensors:
-    kept = {"memory": found["memory"]} if "memory" in found else {}
-    return {"action": tf.identity(action), **kept}
+def _without_files(path: Path) -> None:
+    """Takes from a saved model what saves and restores its variables: it has none, and so no operator of it touches a file."""
+    model = saved_model_pb2.SavedModel.FromString((path / "saved_model.pb").read_bytes())
+    meta = model.meta_graphs[0]
+    graph, saver = meta.graph_def, meta.saver_def
+    gone = {saver.restore_op_name, saver.save_tensor_name.split(":")[0]}
+    functions = {node.attr["f"].func.name for node in graph.node if node.name in gone}
+    read = {name.split(":")[0] for node in graph.node if node.name not in gone for name in node.input}
+    only_theirs = {name.split(":")[0] for node in graph.node if node.name in gone for name in node.input} - read
+    filename = saver.filename_tensor_name.split(":")[0]
+    kept = [node for node in graph.node if node.name not in gone | (only_theirs - {filename})]
+    library = [function for function in graph.library.function if function.signature.name not in functions]
+    del graph.node[:], graph.library.function[:]
+    graph.node.extend(kept)
+    graph.library.function.extend(library)
+    saver.restore_op_name = meta.signature_def["__saved_model_init_op"].outputs["__saved_model_init_op"].name
+    saver.save_tensor_name = saver.filename_tensor_name
+    (path / "saved_model.pb").write_bytes(model.SerializeToString(deterministic=True))
+    (path / "fingerprint.pb").unlink(missing_ok=True)  # of what it was before
 
 
-def _greedy(learner: Learner, look: Callable[[dict[str, tf.Tensor]], Tensors]) -> Callable[..., Tensors]:
-    def serving_default(**given: tf.Tensor) -> Tensors:
-        found = look(given)
-        return _answer(learner.policy.to_env(learner.policy.mode(found)), found)
+def _described(path: Path) -> dict[str, Any]:
+    """Of each signature the tensors it takes and gives: name in the graph, type and shape, None where there are as many as rows."""
+    model = saved_model_pb2.SavedModel.FromString((path / "saved_model.pb").read_bytes())
 
-    return serving_default
+    def tensors(infos: Any) -> dict[str, Any]:
+        shape = lambda info: [None if dim.size < 0 else dim.size for dim in info.tensor_shape.dim]  # noqa: E731
+        return {key: {"tensor": i.name, "dtype": tf.as_dtype(i.dtype).name, "shape": shape(i)} for key, i in sorted(infos.items())}
 
-
-def _sample(learner: Learner, look: Callable[[dict[str, tf.Tensor]], Tensors]) -> Callable[..., Tensors]:
-    policy = learner.policy
-
-    def sample(seed: tf.Tensor, **given: tf.Tensor) -> Tensors:
-        seed = tf.ensure_shape(seed, [None, 2])
-        first = next(iter(given.values()))
-        tf.debugging.assert_equal(tf.shape(seed)[0], tf.shape(first)[0], "each row of observation needs a seed")
-        found = look(given)
-        like = policy.noise([1], tf.zeros([2], tf.int32))
-        noise = tf.map_fn(lambda s: policy.noise([1], s)[0], seed, fn_output_signature=tf.TensorSpec(like.shape[1:], like.dtype))
-        return _answer(policy.to_env(policy.act(found, noise)), found)
-
-    return sample
+    found = {name: s for name, s in model.meta_graphs[0].signature_def.items() if not name.startswith("__")}
+    return {name: {"inputs": tensors(s.inputs), "outputs": tensors(s.outputs)} for name, s in sorted(found.items())}
 
 
-def export(directory: Path, learner: Learner, state: TrainState, spaces: Spaces) -> Path:
-    """Publishes the policy as `directory/<n>`, n one more than the largest there, by a rename. Returns its path.
+def digests(path: Path) -> dict[str, str]:
+    """SHA-256 of every file of a version but the one that lists them."""
+    files = sorted(file for file in path.rglob("*") if file.is_file() and file != path / SHEET)
+    return {file.relative_to(path).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+
+
+def _write(path: Path, learner: Learner, state: TrainState, spaces: Spaces, about: dict[str, Any]) -> None:
+    """A version and what lies beside it."""
+    about = {"format": 1, **about, "fingerprint": fingerprint(state)}
+    made = signatures.make(learner, state, spaces)
+    actor = Actor(made, json.dumps(about))
+    tf.saved_model.save(actor, str(path), dict(actor.uses))
+    _without_files(path)
+    (path / EXTRA).mkdir()
+    np.savez(path / GOLDEN, allow_pickle=False, **_golden(actor, made, state, spaces))
+    sheet = {**about, "signatures": _described(path), "files": digests(path)}
+    (path / SHEET).write_text(json.dumps(sheet, indent=1) + "\n")
+
+
+def publish(directory: Path, write: Callable[[Path], None]) -> Path:
+    """Makes `directory/<n>`, n one more than the largest there, with `write(path)` and a rename. Returns its path.
 
     Raises: RunFault, naming the path, if the disk does not take it.
     """
@@ -120,9 +122,17 @@ def export(directory: Path, learner: Learner, state: TrainState, spaces: Spaces)
     try:
         shutil.rmtree(temporary, ignore_errors=True)
         directory.mkdir(parents=True, exist_ok=True)
-        actor = Actor(learner, state, spaces)
-        tf.saved_model.save(actor, str(temporary), dict(actor.uses))
+        write(temporary)
         commit(temporary, final)
     except (tf.errors.OpError, OSError) as error:
         raise RunFault(f"{final} cannot be written: {error}") from error
     return final
+
+
+def export(directory: Path, learner: Learner, state: TrainState, spaces: Spaces, about: dict[str, Any] | None = None) -> Path:
+    """Publishes the policy as a further version in `directory`. Returns its path.
+
+    Args: about: what is told of it in its `metadata` and beside it, such as flags and versions; plain values only.
+    Raises: RunFault, naming the path, if the disk does not take it.
+    """
+    return publish(directory, lambda path: _write(path, learner, state, spaces, about or {}))

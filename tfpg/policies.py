@@ -106,8 +106,8 @@ def gaussian(
     Args: net: [..., O] -> [..., A]; low, high: the A bounds, infinite where there is none.
     """
     actions = len(low)
-    middle, half = (tf.constant(x, dtype) for x in units(low, high))
-    lowest, highest = (tf.constant(np.asarray(bound, np.float64), dtype) for bound in (low, high))
+    middle, half = (x.astype(dtype.as_numpy_dtype) for x in units(low, high))
+    lowest, highest = (np.asarray(bound, dtype.as_numpy_dtype) for bound in (low, high))
     first = initial_log_std if log_std_floor is None else log_std_floor + float(np.log(np.expm1(initial_log_std - log_std_floor)))
 
     def init(seed: tf.Tensor) -> Nest:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from tfpg.config import FREE, PLACES, Config
+from tfpg.config import FREE, PLACES, Config, flag_text
 from tfpg.errors import UsageError
 from tfpg.files import write_text
 from tfpg.metrics import read
@@ -19,16 +19,16 @@ DIGEST = "demonstrations.sha256"
 """Beside `run.flags` where a run learns from a file: its SHA-256 and name, as sha256sum writes them."""
 
 
-def flag_text(value: Any) -> str:
-    """A value as it stands behind `--name=`."""
-    return str(value).lower() if isinstance(value, bool) else str(value)
+def flags(config: Config) -> dict[str, str]:
+    """Every flag of a run as text, but for where it lies and what is done with it."""
+    names = [field.name for field in dataclasses.fields(config)]
+    return {name: flag_text(getattr(config, name)) for name in names if name not in PLACES}
 
 
 def flagfile(config: Config) -> str:
-    """Every flag of a run, but for where it lies and what is done with it."""
-    lines = [f"--{field.name}={flag_text(getattr(config, field.name))}" for field in dataclasses.fields(config)]
-    kept = [line for line in lines if line[2:].split("=")[0] not in PLACES]
-    return "# The same run again: python run.py --flagfile=<this file>\n" + "\n".join(kept) + "\n"
+    """The flags of a run as a file that `--flagfile` reads."""
+    lines = [f"--{name}={value}\n" for name, value in flags(config).items()]
+    return "# The same run again: python run.py --flagfile=<this file>\n" + "".join(lines)
 
 
 def one_line(text: str) -> str:

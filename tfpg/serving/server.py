@@ -1,0 +1,81 @@
+"""The program that serves: opens its ports on this machine alone, looks for new versions, and ends when it is asked to."""
+
+import asyncio
+import concurrent.futures
+import signal
+from pathlib import Path
+from typing import Any
+
+from tfpg.config import Config
+from tfpg.errors import RunFault, UsageError
+from tfpg.serving.model import Shelf
+
+HOST = "127.0.0.1"
+EVERY = 1.0  # seconds between two looks for a new version
+PATIENCE = 5.0  # seconds that requests under way have left when the server is asked to end
+WORKERS = 2
+
+
+def _parts(config: Config) -> tuple[Any, Any]:
+    """The two protocols; gRPC's definitions are only needed with --grpc_port. Raises: UsageError if a package is missing."""
+    try:
+        from tfpg.serving import rest
+
+        if not config.grpc_port:
+            return rest, None
+        from tfpg.serving import rpc
+    except ImportError as error:
+        raise UsageError(f"--mode=serve needs a package that is missing ({error.name}). pip install 'tfpg[serve]' brings it.") from None
+    return rest, rpc
+
+
+def say(text: str) -> None:
+    """To the screen, at once."""
+    print(text, flush=True)
+
+
+async def _watch(shelf: Shelf, workers: concurrent.futures.Executor) -> None:
+    while True:
+        await asyncio.sleep(EVERY)
+        await asyncio.get_running_loop().run_in_executor(workers, shelf.look)
+
+
+async def _serve(config: Config, shelf: Shelf, workers: concurrent.futures.Executor) -> None:
+    """Serves until a signal comes, answers what is under way, and ends."""
+    (rest, rpc), stop = _parts(config), asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    limits = rest.Limits(config.max_rows, config.max_bytes, config.request_timeout)
+    runner = rest.web.AppRunner(rest.application(shelf, limits, workers), access_log=None, shutdown_timeout=PATIENCE)
+    await runner.setup()
+    remote, watch = None, asyncio.create_task(_watch(shelf, workers))
+    try:
+        site = rest.web.TCPSite(runner, HOST, config.port)
+        try:
+            await site.start()
+            if rpc:
+                remote = rpc.server(shelf, limits, workers, f"{HOST}:{config.grpc_port}")
+                await remote.start()
+        except OSError as error:
+            raise RunFault(f"--port={config.port}, --grpc_port={config.grpc_port}: {error.strerror or error}.") from None
+        port = runner.addresses[0][1]
+        say(f"Serving {shelf.model.path}. Ask for an action with:")
+        say(f"  curl -d '{{\"instances\": [...]}}' http://{HOST}:{port}/v1/models/{rest.NAME}:predict")
+        if remote:
+            say(f"gRPC listens on {HOST}:{config.grpc_port}. Ctrl-C or SIGTERM ends both.")
+        await stop.wait()
+        say("Ending: requests under way are answered.")
+    finally:
+        watch.cancel()
+        if remote:
+            await remote.stop(PATIENCE)
+        await runner.cleanup()
+
+
+def serve(config: Config) -> int:
+    """Serves the policy that --policy names. Returns the exit code, 0 once it was asked to end."""
+    _parts(config)
+    shelf = Shelf(Path(config.policy or config.workdir), config.trust, say)
+    with concurrent.futures.ThreadPoolExecutor(WORKERS) as workers:
+        asyncio.run(_serve(config, shelf, workers))
+    return 0
