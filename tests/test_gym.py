@@ -297,7 +297,7 @@ FAULTS = {
     "raise": "environment 1 of bridge/Faulty-v0 failed: Local: boom",
     "exit": "environment 1 of bridge/Faulty-v0 failed: SystemExit: 3",
     "shape": r"environment 1 of bridge/Faulty-v0 failed: ValueError: the observation has shape \(3,\), its space \(2,\)",
-    "reward": "environment 1 of bridge/Faulty-v0 failed: TypeError: .*NoneType",
+    "reward": "environment 1 of bridge/Faulty-v0 failed: TypeError: reward is None, where only a number is allowed",
     "flag": "environment 1 of bridge/Faulty-v0 failed: TypeError: terminated is nan, where only True and False are allowed",
 }
 

@@ -16,7 +16,8 @@ AUTORESETS = ("auto", "disabled", "same_step", "next_step")
 NETWORKS = ("mlp", "keras", "cnn", "gru", "deeprm")
 OPTIMIZERS = ("adam", "rmsprop", "rmsprop_inside", "sgd")
 SCHEDULES = ("constant", "linear", "cosine", "exponential")
-MODES = ("train", "evaluate", "export", "collect")
+MODES = ("train", "evaluate", "export", "collect", "verify", "serve")
+FORMATS = ("savedmodel", "litert", "onnx")
 """Names that flags may take, here so that `--help` and a mistyped flag need not wait for TensorFlow."""
 
 LONG = 200_000
@@ -30,7 +31,7 @@ def option(default: Any, group: str, help: str, **allowed: Any) -> Any:
 
 LEARN, ENVIRONMENT, PSI_FLAGS = "What to learn", "Environments", "From rewards to psi"
 STEP, NATURAL, FIRST, REUSE = "How to improve", "Natural gradient", "First-order steps", "Using a batch again"
-NETWORK, RUN, JUDGE = "Networks", "Where and how to run", "Evaluation and logging"
+NETWORK, RUN, JUDGE, SHIP = "Networks", "Where and how to run", "Evaluation and logging", "An exported policy"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +59,10 @@ class Config:
     normalize_observations: bool = option(True, ENVIRONMENT, "standardise observations by running mean and variance")
     noise_repeat: int = option(1, ENVIRONMENT, "steps for which exploration noise is held", low=1, high=1_000_000)
 
+    env_timeout: float = option(0.0, ENVIRONMENT, "async: seconds for a step or reset of an environment; 0: any time", low=0, high=1e6)
+    max_env_restarts: int = option(3, ENVIRONMENT, "times in an iteration that failed environments are replaced", low=0, high=10**6)
+    check_bounds: bool = option(False, ENVIRONMENT, "observations outside their space are failures too")
+
     discount: float = option(0.99, PSI_FLAGS, "gamma, per step", low=0, high=1)
     discount_from: str = option(
         "togo", PSI_FLAGS, "togo: from each step on, as is common; start: as the objective has it", choices=("togo", "start")
@@ -76,7 +81,7 @@ class Config:
     step_size: float = option(0.3, NATURAL, "alpha of npg_fixed: theta + alpha x", low=0, high=1e6)
     backtracks: int = option(10, NATURAL, "step lengths that trpo tries", low=1, high=1000)
     shrink: float = option(0.8, NATURAL, "factor from one of these lengths to the next", low=1e-6, high=1 - 1e-6)
-    fisher_block: int = option(2048, NATURAL, "samples per block of the Fisher-vector product", low=1, high=2**31 - 1)
+    fisher_block: int = option(4096, NATURAL, "samples per block of the Fisher-vector product", low=1, high=2**31 - 1)
     shards: int = option(
         2, NATURAL, "parts of a batch whose Fisher products are computed side by side, one for each core", low=1, high=1024
     )
@@ -103,7 +108,7 @@ class Config:
     initial_log_std: float = option(0.0, NETWORK, "of a new Gaussian policy; -1 and 1 are the action's bounds", low=-20, high=5)
     log_std_floor: float = option(-20.0, NETWORK, "the Gaussian policy's least log standard deviation", low=-20, high=5)
 
-    mode: str = option("train", RUN, f"{', '.join(MODES)}; all but train take the run in --workdir", choices=MODES)
+    mode: str = option("train", RUN, f"{', '.join(MODES)}; all but train need --workdir", choices=MODES)
     workdir: str = option("", RUN, "run directory; empty: a new one under runs/; collect: RUN1,RUN2 too")
     resume: bool = option(False, RUN, "continue the run in --workdir")
     output: str = option("", RUN, "file that --mode=collect writes; empty: demonstrations.npz in --workdir")
@@ -117,6 +122,15 @@ class Config:
     checkpoint_every: int = option(50, JUDGE, "iterations between checkpoints; there is one at the end too", low=1, high=2**31 - 1)
     progress: str = option("auto", JUDGE, "live, plain, none; auto: live on a terminal", choices=("auto", "live", "plain", "none"))
     tensorboard: bool = option(True, JUDGE, "write events, if tensorboard is installed")
+
+    policy: str = option("", SHIP, "verify, serve: a version, a policy directory, or a run")
+    trust: bool = option(False, SHIP, "serve: load it even if verify refuses it; a policy is a program")
+    format: str = option("savedmodel", SHIP, f"what --mode=export writes: {', '.join(FORMATS)}", choices=FORMATS)
+    port: int = option(8501, SHIP, "serve: port of the REST protocol on 127.0.0.1; 0: any free one", low=0, high=65_535)
+    grpc_port: int = option(0, SHIP, "serve: port of the gRPC protocol; 0: none", low=0, high=65_535)
+    max_rows: int = option(4096, SHIP, "serve: rows of a request", low=1, high=10_000_000)
+    max_bytes: int = option(16_000_000, SHIP, "serve: bytes of a request", low=1000, high=2**31 - 1)
+    request_timeout: float = option(10.0, SHIP, "serve: seconds for a request, from its first byte on", low=0.001, high=3600)
 
     def hidden_widths(self) -> list[int]:
         """`hidden` as numbers; empty means a linear network."""
@@ -173,8 +187,29 @@ def configured(**given: Any) -> Config:
     return Config(**{**defaults, **given})
 
 
-PLACES = ("mode", "workdir", "resume", "output", "cache")  # where a run lies and what is done with it: not part of what the run is
-FREE = (*PLACES, "total_steps", "stop_at_return", "checkpoint_every", "progress", "tensorboard", "eval_every", "eval_episodes", "device")
+READ_IN = {
+    "output": ("collect",),
+    "format": ("export",),
+    "policy": ("verify", "serve"),
+    **dict.fromkeys(("trust", "port", "grpc_port", "max_rows", "max_bytes", "request_timeout"), ("serve",)),
+}
+"""The modes that read a flag which is about what they do."""
+SHIPPING = ("verify", "serve")
+"""The modes that take an exported policy and not a run."""
+PLACES = ("mode", "workdir", "resume", "cache", *READ_IN)  # where a run lies and what is done with it: not part of what the run is
+CARE = ("env_timeout", "max_env_restarts", "check_bounds")
+FREE = (
+    *PLACES,
+    *CARE,
+    "total_steps",
+    "stop_at_return",
+    "checkpoint_every",
+    "progress",
+    "tensorboard",
+    "eval_every",
+    "eval_episodes",
+    "device",
+)
 """Flags that a resumed run may change: they say how long and how watched, not what is learned."""
 
 
@@ -182,6 +217,11 @@ def closest(word: str, words: Any) -> str:
     """' Did you mean ...?' or nothing."""
     near = difflib.get_close_matches(word, list(words), n=1, cutoff=0.5)
     return f" Did you mean {near[0]}?" if near else ""
+
+
+def flag_text(value: Any) -> str:
+    """A value as it stands behind `--name=`."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _check_field(field: dataclasses.Field, value: Any) -> None:
@@ -258,8 +298,7 @@ def _check_read(config: Config, row: Algorithm) -> None:
     usual = configured(algo=config.algo)
     for name, (is_read, who) in read.items():
         if not is_read and getattr(config, name) != getattr(usual, name):
-            value = str(getattr(config, name))
-            raise UsageError(f"--{name}={value.lower() if value in ('True', 'False') else value} would not be read by this run: {who}.")
+            raise UsageError(f"--{name}={flag_text(getattr(config, name))} would not be read by this run: {who}.")
 
 
 def _check_fitting(config: Config, row: Algorithm) -> None:
@@ -301,8 +340,6 @@ def _check_demonstrations(config: Config) -> None:
     for name in ("guidance", "clone_epochs"):
         if getattr(config, name) and not config.demonstrations:
             raise UsageError(f"--{name}={getattr(config, name)} needs --demonstrations=FILE.")
-    if config.output and config.mode != "collect":
-        raise UsageError(f"--output={config.output} goes with --mode=collect, not with --mode={config.mode}.")
     if not config.demonstrations:
         return
     if config.algo != "off_policy":
@@ -337,7 +374,14 @@ def check_values(config: Config) -> Config:
     if not re.fullmatch(r"([1-9][0-9]{0,5}(, *[1-9][0-9]{0,5})*)?", config.hidden):
         raise UsageError(f"--hidden={config.hidden} is not a list of widths: whole numbers like 64,64 are allowed, or nothing.")
     config.arguments()
-    if config.mode != "train" and not config.workdir:
+    for name, modes in READ_IN.items():
+        if getattr(config, name) != getattr(Config, name) and config.mode not in modes:
+            raise UsageError(
+                f"--{name}={flag_text(getattr(config, name))} goes with --mode={' and '.join(modes)}, not with --mode={config.mode}."
+            )
+    if config.mode in SHIPPING and bool(config.workdir) == bool(config.policy):
+        raise UsageError(f"--mode={config.mode} needs either --policy=DIR, an exported policy, or --workdir=DIR, the run that it is of.")
+    if config.mode not in ("train", *SHIPPING) and not config.workdir:
         raise UsageError(f"--mode={config.mode} needs --workdir=DIR, the directory of a run.")
     if config.resume and not config.workdir:
         raise UsageError("--resume needs --workdir=DIR, the directory of the run to continue.")
@@ -354,6 +398,11 @@ def check(config: Config) -> Config:
     if config.log_std_floor > -20 and config.initial_log_std <= config.log_std_floor:
         raise UsageError(
             f"--initial_log_std={config.initial_log_std} is not above --log_std_floor={config.log_std_floor}: it starts above its floor."
+        )
+    if config.env_timeout and config.engine != "async":
+        raise UsageError(
+            f"--env_timeout={config.env_timeout:g} goes with --engine=async, where an environment that hangs can be ended, "
+            f"not with --engine={config.engine}."
         )
     if config.autoreset != "auto" and config.engine not in ("sync", "async"):
         raise UsageError(f"--autoreset={config.autoreset} goes with --engine=sync or async, not with --engine={config.engine}.")

@@ -13,9 +13,9 @@ from tfpg import acting, demonstrations, evaluate
 from tfpg.algorithms import natural, needs_critic, needs_others, weighs_wholes, whole_episodes
 from tfpg.config import Config
 from tfpg.envs import IN_GRAPH
-from tfpg.envs.gym import ENGINES, VectorEnvironment
+from tfpg.envs.gym import ENGINES, Care, VectorEnvironment
 from tfpg.envs.window import windowed, windowed_graph
-from tfpg.errors import UsageError
+from tfpg.errors import EnvironmentFault, UsageError
 from tfpg.learner import Learner
 from tfpg.rollout import Metrics, Stream, make_collect, start, summarise
 from tfpg.types import Environment, Nest, Spaces, TrainState, Trajectory
@@ -100,7 +100,8 @@ def _number(seed: tf.Tensor) -> int:
 def open_python(config: Config, name: str, n: int, seed: int) -> VectorEnvironment:
     """The environments of a Python engine, as the flags shape them."""
     limit = {"max_episode_steps": config.episode_steps} if config.episode_steps else {}
-    environment = ENGINES[name](config.env, n, seed, config.autoreset, {**config.arguments(), **limit})
+    care = Care(config.env_timeout, config.check_bounds)
+    environment = ENGINES[name](config.env, n, seed, config.autoreset, {**config.arguments(), **limit}, care)
     return windowed(environment, config.window) if config.window > 1 else environment
 
 
@@ -138,21 +139,29 @@ def python_engine(config: Config, name: str, learner: Learner, time_limit: int) 
         return ()
 
     def iterate(state: TrainState, carry: Nest, seed: tf.Tensor, pace: tf.Tensor) -> tuple[TrainState, Nest, Metrics]:
+        first, second = two_seeds(seed)
         if not streams:
             environment = open_python(config, name, n, _number(begun_with[0]))
-            streams.append(Stream(environment, learner, n, horizon, config.compiled()))
-        first, second = two_seeds(seed)
+            streams.append(Stream(environment, learner, n, horizon, config.compiled(), restarts=config.max_env_restarts))
+        streams[0].opened = lambda k: open_python(config, name, n, _number(tf.random.experimental.stateless_fold_in(seed, k)))
         trajectory, episodes = streams[0].collect(state, first)
         state, metrics = update(state, trajectory, second, pace)
         return state, carry, {**episodes, **metrics}
 
     def judge(state: TrainState, seed: tf.Tensor, episodes: int) -> np.ndarray:
+        """Environments that fail begin the evaluation anew, as often as they may: episodes that were cut say nothing of the policy."""
         rows = min(episodes, EVALUATION_ENVS)
-        environment = open_python(config, name, rows, _number(seed))
-        try:
-            return play(state, environment, rows, episodes)
-        finally:
-            environment.close()
+        for left in reversed(range(config.max_env_restarts + 1)):
+            environment = open_python(config, name, rows, _number(seed))
+            try:
+                return play(state, environment, rows, episodes)
+            except EnvironmentFault:
+                if not left:
+                    raise
+                seed = tf.random.experimental.stateless_fold_in(seed, left)
+            finally:
+                environment.close()
+        raise AssertionError("the last failure has raised")
 
     def close() -> None:
         while streams:

@@ -11,7 +11,6 @@ from tfpg import acting, trees
 from tfpg.envs.gym import VectorEnvironment
 from tfpg.errors import EnvironmentFault
 from tfpg.learner import Learner, act, no_memory
-from tfpg.rollout import require_finite
 from tfpg.types import Environment, Nest, TrainState
 
 
@@ -60,7 +59,6 @@ def in_python(learner: Learner) -> Callable[[TrainState, VectorEnvironment, int,
         while left.any():
             action, *memory = choose(observation, *memory)
             step = environment.step(action)
-            require_finite("reward", step.reward[None])
             total += step.reward * step.valid
             ended = (step.terminated | step.truncated) & step.valid
             returns += [total[i] for i in np.flatnonzero(ended & (left > 0))]

@@ -31,6 +31,7 @@ COLUMNS = {
     "explained_variance": "1 - Var(target - V)/Var(target) of the critic before its fit",
     "value_rmse": "root mean square error of the critic before its fit, in units of reward",
     "skipped": "1 if the update would have left a number that is not finite, and was not made",
+    "env_restarts": "times that failed environments were replaced, and what the iteration had until then was dropped; empty in graph",
     "seconds": "wall time of training so far, earlier starts of the run included",
     "steps_per_second": "environment steps per second of this iteration",
 }

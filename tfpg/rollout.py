@@ -116,23 +116,28 @@ def make_collect(
     return collect
 
 
-def require_finite(name: str, x_t: np.ndarray) -> None:
-    """Raises EnvironmentFault naming step and environment if x_t [T, N, ...] holds a NaN or an infinity."""
-    wrong = np.argwhere(~np.isfinite(x_t))
-    if len(wrong):
-        t, i = wrong[0][:2]
-        raise EnvironmentFault(f"environment {i} gave {name} {x_t[t, i]} at step {t} of this iteration: it must be finite.")
-
-
 class Stream:
     """A vector environment in mid-stream: the observation it waits at, and of each row the running episode's length and return.
 
     `collect(state, seed [2]) -> trajectory [horizon, n], episode metrics`, with the meaning of `make_collect`. The environments
     cannot be copied or saved, so this one piece keeps its state to itself.
+
+    Where environments fail, `opened(k)` opens others in their place for the k-th time, at most `restarts` times within one `collect`.
+    What it had until then is dropped, with the episodes that were running, and it begins again. The metrics count it.
     """
 
-    def __init__(self, environment: VectorEnvironment, learner: Learner, n: int, horizon: int, jit: bool) -> None:
+    def __init__(
+        self,
+        environment: VectorEnvironment,
+        learner: Learner,
+        n: int,
+        horizon: int,
+        jit: bool,
+        opened: Callable[[int], VectorEnvironment] | None = None,
+        restarts: int = 0,
+    ) -> None:
         self.environment, self.learner, self.n, self.horizon = environment, learner, n, horizon
+        self.opened, self.restarts = opened, restarts
         self.whole = whole_episodes(learner.algorithm)
         self.use: Callable[[TrainState], acting.Call] | None = None
         piece = functools.partial(tf.function, jit_compile=jit, autograph=False)
@@ -167,6 +172,23 @@ class Stream:
         return record, summarise(record, running_t)
 
     def collect(self, state: TrainState, seed: tf.Tensor) -> tuple[Trajectory, Metrics]:
+        """A trajectory, whatever fails on the way. Raises: EnvironmentFault when more fails than may."""
+        failures = 0
+        while True:
+            try:
+                if failures and self.opened:
+                    self.environment = self.opened(failures)
+                    self._restart()
+                trajectory, metrics = self._collect(state, seed)
+                return trajectory, {**metrics, "env_restarts": tf.constant(failures)}
+            except EnvironmentFault as fault:
+                failures += 1
+                self.environment.close()
+                if failures > self.restarts:
+                    more = f" It was the failure after --max_env_restarts={self.restarts} within one iteration." if self.restarts else ""
+                    raise EnvironmentFault(f"{fault}{more}") from fault
+
+    def _collect(self, state: TrainState, seed: tf.Tensor) -> tuple[Trajectory, Metrics]:
         if self.whole:
             self._restart()
         noise_t, alive, rows = self.noise(seed).numpy(), np.ones(self.n, bool), []
@@ -193,8 +215,6 @@ class Stream:
         observation, action, steps, truncated, valid, age, running, memory, after = zip(*rows, strict=True)
         reward, following, terminated = (np.stack([getattr(s, k) for s in steps]) for k in ("reward", "next_observation", "terminated"))
         observation_t = np.stack(observation)
-        for name, x_t in (("reward", reward), ("observation", observation_t), ("next observation", following)):
-            require_finite(name, x_t)
         facts = (reward, following, terminated, np.stack(truncated), np.stack(valid), np.stack(age))
         remembered = [np.stack(x)[:, 0] if self.learner.policy.memory else () for x in (memory, after)]
         known = TrainState(state.policy, (), (), (), state.observations, ())

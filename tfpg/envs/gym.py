@@ -10,6 +10,8 @@ true one), where the next step starts (`observation`), and whether the row is a 
     envpool      next_step
 """
 
+import math
+import multiprocessing
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, NamedTuple
@@ -48,6 +50,16 @@ class VectorEnvironment(NamedTuple):
     reset: Callable[[], np.ndarray]
     step: Callable[[np.ndarray], Step]
     close: Callable[[], None]
+
+
+class Care(NamedTuple):
+    """How closely environments are watched."""
+
+    timeout: float = 0.0  # seconds for a step or reset of environments in processes of their own; 0: any time
+    bounds: bool = False  # whether observations must be in their space
+
+
+CARELESS = Care()
 
 
 def _explain(name: str, arguments: dict[str, Any], error: BaseException) -> UsageError:
@@ -102,6 +114,75 @@ def _vectorise(vectorization: str, makers: list[Callable[[], Any]], mode: str) -
     return vector(makers, copy=False, autoreset_mode=gymnasium.vector.AutoresetMode[mode.upper()])
 
 
+def _silent(envs: Any) -> str:
+    """Which workers have not answered, as the object of a sentence."""
+    return " and ".join(f"environment {i}" for i, pipe in enumerate(envs.parent_pipes) if pipe is None or not pipe.poll(0))
+
+
+def _step(envs: Any, care: Care, action: np.ndarray) -> Any:
+    """One step of a vector of environments; of those in processes of their own within the time they have."""
+    if not hasattr(envs, "step_async"):
+        return envs.step(action)
+    envs.step_async(action)
+    return envs.step_wait(care.timeout or None)
+
+
+def _reset(envs: Any, care: Care, **given: Any) -> Any:
+    """A reset, likewise."""
+    if not hasattr(envs, "reset_async"):
+        return envs.reset(**given)
+    envs.reset_async(**given)
+    return envs.reset_wait(care.timeout or None)
+
+
+def _told(error: Exception, name: str, envs: Any, care: Care) -> Exception:
+    """What went wrong with worker processes, as a fault that says with which; else the error itself."""
+    if isinstance(error, multiprocessing.TimeoutError):
+        return EnvironmentFault(f"{_silent(envs)} of {name} did not answer within --env_timeout={care.timeout:g} seconds.")
+    if isinstance(error, (EOFError, OSError)):
+        return EnvironmentFault(f"{name} failed: {_fallen(envs)}.")
+    return error
+
+
+class Sound:
+    """Looks at what N environments give, at the step where they give it.
+
+    Raises: EnvironmentFault for the first number that is not finite, or with `bounds` that is outside its space, with the environment's
+    index, the field and the value.
+    """
+
+    def __init__(self, name: str, space: Any = None, bounds: bool = False) -> None:
+        self.name, self.steps, self.bounds = name, 0, bounds and space is not None
+        if self.bounds:
+            self.low, self.high = space.low.astype(np.float32), space.high.astype(np.float32)
+
+    def _fault(self, field: str, x: np.ndarray, wrong: np.ndarray, allowed: str) -> EnvironmentFault:
+        i, *place = np.argwhere(wrong)[0].tolist()
+        where = f"{field}{place or ''}"
+        return EnvironmentFault(f"environment {i} of {self.name} failed: at step {self.steps} its {where} is {x[(i, *place)]}: {allowed}.")
+
+    def check(self, observation: np.ndarray, reward: np.ndarray | None = None) -> None:
+        """A sum that is finite has finite terms; only one that is not is looked at term by term."""
+        self.steps += reward is not None
+        fields = {"observation": observation} if reward is None else {"reward": reward, "observation": observation}
+        for field, x in fields.items():
+            if not math.isfinite(np.add.reduce(x, axis=None)) and not np.isfinite(x).all():
+                raise self._fault(field, x, ~np.isfinite(x), "it must be finite")
+        if self.bounds:
+            outside = (observation < self.low) | (observation > self.high)
+            if outside.any():
+                raise self._fault("observation", observation, outside, "its space does not have it (--check_bounds)")
+
+
+def _mode(vectorization: str, autoreset: str) -> str:
+    """Gymnasium's own word for a way to reset. Raises: UsageError."""
+    if vectorization not in ("sync", "async"):
+        raise UsageError(f"--engine={vectorization} is unknown to gymnasium: sync and async are allowed.")
+    if autoreset not in AUTORESETS:
+        raise UsageError(f"--autoreset={autoreset} is unknown: {', '.join(AUTORESETS)} are allowed.")
+    return "disabled" if autoreset == "auto" else autoreset
+
+
 def _hush() -> None:
     """Keeps gymnasium's own warnings and traces off the screen: what goes wrong comes as a sentence."""
     import gymnasium
@@ -125,7 +206,13 @@ def _probe(name: str, arguments: dict[str, Any]) -> tuple[Any, Any, dict[str, An
 
 
 def open_gymnasium(
-    name: str, n: int, seed: int, vectorization: str = "sync", autoreset: str = "auto", arguments: dict[str, Any] | None = None
+    name: str,
+    n: int,
+    seed: int,
+    vectorization: str = "sync",
+    autoreset: str = "auto",
+    arguments: dict[str, Any] | None = None,
+    care: Care = CARELESS,
 ) -> VectorEnvironment:
     """N gymnasium environments; environment i starts from seed + i, and later resets continue its random stream.
 
@@ -135,6 +222,7 @@ def open_gymnasium(
         vectorization: 'sync', one after another in this process; 'async', each in a process of its own.
         autoreset: 'disabled' ('auto'), 'same_step' or 'next_step'. The steps that come out mean the same.
         arguments: of the environment's constructor.
+        care: how closely they are watched.
     Raises: UsageError if there is no such environment, it does not take the arguments, a package is missing, or its spaces are not
         supported; EnvironmentFault in reset and step for whatever goes wrong in an environment or its process.
     """
@@ -143,11 +231,7 @@ def open_gymnasium(
     from tfpg.envs.single import maker, named
     from tfpg.envs.spaces import spaces_of, to_own
 
-    if vectorization not in ("sync", "async"):
-        raise UsageError(f"--engine={vectorization} is unknown to gymnasium: sync and async are allowed.")
-    if autoreset not in AUTORESETS:
-        raise UsageError(f"--autoreset={autoreset} is unknown: {', '.join(AUTORESETS)} are allowed.")
-    mode = "disabled" if autoreset == "auto" else autoreset
+    mode = _mode(vectorization, autoreset)
     _hush()
     observation_space, action_space, complete = _probe(name, arguments or {})
     spaces = spaces_of(name, observation_space, action_space)
@@ -161,6 +245,7 @@ def open_gymnasium(
     except (Exception, SystemExit) as error:
         raise _explain(name, arguments or {}, error) from error
     seeds, resetting = iter([seed]), np.zeros(n, bool)
+    sound = Sound(name, None if spaces.parts else observation_space, care.bounds)
 
     def call(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         with named(name):
@@ -169,18 +254,19 @@ def open_gymnasium(
             except Exception as error:
                 if vectorization == "sync":
                     raise
-                lost = isinstance(error, (EOFError, OSError))
-                fault = EnvironmentFault(f"{name} failed: {_fallen(envs)}.") if lost else error
+                fault = _told(error, name, envs, care)
                 _stop(envs)  # with one worker gone the others cannot go on
                 raise fault from error
 
     def reset() -> np.ndarray:
         resetting[:] = False
-        return np.array(call(envs.reset, seed=next(seeds, None))[0], np.float32)
+        first = np.array(call(_reset, envs, care, seed=next(seeds, None))[0], np.float32)
+        call(sound.check, first)
+        return first
 
     def step(action: np.ndarray) -> Step:
-        after, reward, terminated, truncated, info = call(envs.step, to_own(action, spaces, action_space))
-        after, ended, valid = np.array(after, np.float32), terminated | truncated, ~resetting
+        after, reward, terminated, truncated, info = call(_step, envs, care, to_own(action, spaces, action_space))
+        after, reward, ended, valid = np.array(after, np.float32), np.array(reward, np.float32), terminated | truncated, ~resetting
         following = after
         if mode == "next_step":
             resetting[:] = ended
@@ -188,8 +274,11 @@ def open_gymnasium(
             after = following.copy()
             after[ended] = np.stack(list(info["final_obs"][ended]))
         elif ended.any():
-            following = np.array(call(envs.reset, options={"reset_mask": ended})[0], np.float32)
-        return Step(after, np.array(reward, np.float32), terminated, truncated, valid, following)
+            following = np.array(call(_reset, envs, care, options={"reset_mask": ended})[0], np.float32)
+        call(sound.check, after, reward)
+        if following is not after:
+            call(sound.check, following)
+        return Step(after, reward, terminated, truncated, valid, following)
 
     def close() -> None:
         if vectorization == "async":
@@ -200,17 +289,23 @@ def open_gymnasium(
     return VectorEnvironment(name, spaces, complete["max_episode_steps"], reset, step, close)
 
 
-def open_sync(name: str, n: int, seed: int, autoreset: str = "auto", arguments: dict[str, Any] | None = None) -> VectorEnvironment:
+def open_sync(
+    name: str, n: int, seed: int, autoreset: str = "auto", arguments: dict[str, Any] | None = None, care: Care = CARELESS
+) -> VectorEnvironment:
     """`open_gymnasium` in this process."""
-    return open_gymnasium(name, n, seed, "sync", autoreset, arguments)
+    return open_gymnasium(name, n, seed, "sync", autoreset, arguments, care)
 
 
-def open_async(name: str, n: int, seed: int, autoreset: str = "auto", arguments: dict[str, Any] | None = None) -> VectorEnvironment:
+def open_async(
+    name: str, n: int, seed: int, autoreset: str = "auto", arguments: dict[str, Any] | None = None, care: Care = CARELESS
+) -> VectorEnvironment:
     """`open_gymnasium` with a worker process for each environment."""
-    return open_gymnasium(name, n, seed, "async", autoreset, arguments)
+    return open_gymnasium(name, n, seed, "async", autoreset, arguments, care)
 
 
-def open_envpool(name: str, n: int, seed: int, autoreset: str = "auto", arguments: dict[str, Any] | None = None) -> VectorEnvironment:
+def open_envpool(
+    name: str, n: int, seed: int, autoreset: str = "auto", arguments: dict[str, Any] | None = None, care: Care = CARELESS
+) -> VectorEnvironment:
     """N EnvPool environments, seeded at creation. Raises: UsageError as above."""
     if autoreset not in ("auto", "next_step"):
         raise UsageError(f"--autoreset={autoreset} is not possible with --engine=envpool: auto and next_step are allowed.")
@@ -231,7 +326,7 @@ def open_envpool(name: str, n: int, seed: int, autoreset: str = "auto", argument
     except Exception as error:
         raise _explain(name, arguments or {}, error) from error
     spaces = spaces_of(name, envs.observation_space, envs.action_space)
-    resetting = np.zeros(n, bool)
+    resetting, sound = np.zeros(n, bool), Sound(name, None if spaces.parts else envs.observation_space, care.bounds)
 
     def array(observation: Any) -> np.ndarray:
         return flat(spaces.parts, observation, (n,)) if spaces.parts else np.array(observation, np.float32)
@@ -239,18 +334,21 @@ def open_envpool(name: str, n: int, seed: int, autoreset: str = "auto", argument
     def reset() -> np.ndarray:
         resetting[:] = False
         with named(name):
-            return array(envs.reset()[0])
+            first = array(envs.reset()[0])
+        sound.check(first)
+        return first
 
     def step(action: np.ndarray) -> Step:
         own = to_own(action, spaces, envs.action_space)
         with named(name):
             after, reward, terminated, truncated, _ = envs.step(own)
-            after, valid = array(after), ~resetting
+            after, reward, valid = array(after), np.array(reward, np.float32), ~resetting
+        sound.check(after, reward)
         resetting[:] = valid & (terminated | truncated)
-        return Step(after, np.array(reward, np.float32), terminated & valid, truncated & valid, valid, after)
+        return Step(after, reward, terminated & valid, truncated & valid, valid, after)
 
     return VectorEnvironment(name, spaces, int(envs.spec.config.max_episode_steps), reset, step, envs.close)
 
 
 ENGINES: dict[str, Callable[..., VectorEnvironment]] = {"sync": open_sync, "async": open_async, "envpool": open_envpool}
-"""name -> open(name, n, seed, autoreset='auto', arguments=None)."""
+"""name -> open(name, n, seed, autoreset='auto', arguments=None, care=CARELESS)."""

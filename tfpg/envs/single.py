@@ -34,6 +34,15 @@ def flag(name: str, value: Any) -> bool:
     return bool(value)
 
 
+def number(name: str, value: Any) -> float:
+    """A number, of Python or NumPy. Raises: TypeError for anything else, None and texts included."""
+    if type(value) is float:
+        return value
+    if isinstance(value, (int, float, np.number, np.bool_)) or (isinstance(value, np.ndarray) and value.shape == ()):
+        return float(value)
+    raise TypeError(f"{name} is {value!r}, where only a number is allowed")
+
+
 class Plain(gymnasium.Wrapper):
     """Observations as arrays of their own, nested ones flattened; faults named; no info, which nothing here reads.
 
@@ -52,6 +61,8 @@ class Plain(gymnasium.Wrapper):
         x = flat(self.parts, observation) if self.parts else np.array(observation)
         if x.shape != self.shape:
             raise ValueError(f"the observation has shape {x.shape}, its space {self.shape}")
+        if x.dtype.kind not in "fiub":
+            raise TypeError(f"the observation is made of {x.dtype.name}, where only numbers are allowed")
         return x
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
@@ -61,7 +72,7 @@ class Plain(gymnasium.Wrapper):
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         with named(self.who):
             observation, reward, terminated, truncated, _ = self.env.step(action)
-            return self._array(observation), float(reward), flag("terminated", terminated), flag("truncated", truncated), {}
+            return self._array(observation), number("reward", reward), flag("terminated", terminated), flag("truncated", truncated), {}
 
 
 def maker(make: Callable[[], gymnasium.Env], who: str, parts: tuple[Part, ...], shape: tuple[int, ...]) -> Callable[[], gymnasium.Env]:
