@@ -242,7 +242,7 @@ def told(case: Case, row: dict[str, Any]) -> str:
     """A line of the table."""
     shown = [f"{row[side]:,.0f}" if row[side] > 100 else f"{row[side]:.3g}" for side in ("ours", "peer")]
     ratios = " ".join(f"{row[f'ratio_{which}']:>6.2f}" for which in ("median", "min", "max"))
-    return f"{case.name:<13} {shown[0]:>10} {shown[1]:>10} {case.unit:<8} {ratios} {case.goal:>5.2g}  {case.what}"
+    return f"{case.name:<13} {shown[0]:>10} {shown[1]:>10} {case.unit:<8} {ratios} {case.goal:>5.2g} {row['minutes']:>5.1f}  {case.what}"
 
 
 def main(_: list[str]) -> None:
@@ -251,12 +251,14 @@ def main(_: list[str]) -> None:
         sys.exit(f"--only={','.join(sorted(unknown))} is no case: {', '.join(case.name for case in CASES)} are.")
     chosen = [case for case in CASES if (case.name in ONLY.value if ONLY.value else not (QUICK.value and case.long))]
     pairs, results, begun = 1 if QUICK.value else PAIRS.value, {}, time.perf_counter()
-    print(f"{'case':<13} {'ours':>10} {'peer':>10} {'':<8} {'ratio':>6} {'least':>6} {'most':>6} {'goal':>5}", flush=True)
+    print(f"{'case':<13} {'ours':>10} {'peer':>10} {'':<8} {'ratio':>6} {'least':>6} {'most':>6} {'goal':>5} {'min':>5}", flush=True)
     with tempfile.TemporaryDirectory() as cache:
         os.environ["TFPG_CACHE"] = cache
         for case in chosen:
+            started = time.perf_counter()
             try:
                 results[case.name] = compare(case, min(pairs, case.pairs))
+                results[case.name]["minutes"] = (time.perf_counter() - started) / 60
                 print(told(case, results[case.name]), flush=True)
                 Path(OUTPUT.value).write_text(json.dumps(results, indent=2) + "\n")
             except (RuntimeError, OSError) as error:

@@ -43,7 +43,7 @@ sys.path.insert(0, str(ROOT))
 
 import run as program  # noqa: E402
 from tfpg import workdir  # noqa: E402
-from tfpg.config import PLACES, Config, closest  # noqa: E402
+from tfpg.config import CARE, PLACES, Config, closest  # noqa: E402
 from tfpg.errors import RunFault, UsageError  # noqa: E402
 from tfpg.files import numbered, write_text  # noqa: E402
 from tfpg.report import duration  # noqa: E402
@@ -51,7 +51,7 @@ from tfpg.statistics import POINTS, RESAMPLES, band, common_curve, interquartile
 
 TABLE, PAGE, PICTURES = "benchmarks/experiments.toml", "docs/results.md", "docs/results"
 DIGESTS, PEERS, RUNS = "docs/results/runs", "docs/results/peers", "runs/results"
-WATCHING = (*PLACES, "progress", "tensorboard", "checkpoint_every", "device", "jit")
+WATCHING = (*PLACES, *CARE, "progress", "tensorboard", "checkpoint_every", "device", "jit", "fisher_block")
 """Flags that change neither what is learned, but for rounding, nor how it is judged."""
 STALE = "is stale: `make results` writes it anew."
 COUNTED = ("skipped", "refused")  # columns of the metrics that count refusals

@@ -96,8 +96,9 @@ def product(samples: int) -> dict[str, Any]:
     import tensorflow as tf
 
     from tfpg import gradients, nets, policies
+    from tfpg.config import Config
 
-    block, width, times = 2048, 64, 20
+    block, width, times = Config.fisher_block, 64, 20
     policy = policies.categorical(nets.mlp([4, width, width, 2]), 2)
     theta = policy.init(tf.constant([1, 2]))
     observation, weight = gradients.in_blocks((tf.random.stateless_normal([samples, 4], [1, 2]), tf.fill([samples], 1 / samples)), block)

@@ -15,9 +15,9 @@ import tensorflow as tf
 from program import assert_same_run, call, parameters, process, rows_without_times, start_and_stop
 
 import run
-from tfpg import build, metrics, rollout, train, workdir
+from tfpg import build, metrics, train, workdir
 from tfpg.config import Config, settled
-from tfpg.envs import cartpole
+from tfpg.envs import cartpole, gym
 
 SMALL = ["--hidden=8", "--envs=8", "--horizon=32", "--total_steps=2048", "--eval_episodes=7", "--tensorboard=false"]
 
@@ -154,6 +154,16 @@ def test_a_reached_goal_stops_early(tmp_path, capfd):
     assert rows[-1]["eval_return"] >= 20
     assert all(row["eval_return"] is None or row["eval_return"] < 20 for row in rows[:-1])
     assert rows[-1]["steps"] < 400_000
+    whole = rows_without_times(tmp_path / "run"), parameters(tmp_path / "run")[1]
+    (tmp_path / "run" / "summary.json").unlink()  # as if it had been killed before its summary
+    code, out, _ = call(capfd, "--resume", f"--workdir={tmp_path}/run", "--progress=none")
+    assert (code, (tmp_path / "run" / "summary.json").is_file()) == (0, True)
+    assert (rows_without_times(tmp_path / "run"), parameters(tmp_path / "run")[1]) == whole
+    code, out, _ = call(capfd, "--resume", f"--workdir={tmp_path}/run")
+    assert "is finished" in out
+    assert "it reached --stop_at_return=20, which may be another" in out
+    code, out, _ = call(capfd, "--resume", f"--workdir={tmp_path}/run", "--progress=none", "--stop_at_return=1000", "--total_steps=20000")
+    assert len(metrics.read(tmp_path / "run")) > len(rows)
 
 
 @pytest.mark.parametrize(
@@ -196,16 +206,17 @@ def test_an_unwritable_policy_ends_with_a_sentence_and_the_checkpoint_stays(tmp_
 
 
 def test_a_broken_environment_ends_with_a_sentence_and_what_was_learned_is_saved(tmp_path, capfd, monkeypatch):
-    calls, sound = [], rollout.require_finite
+    calls, sound = [], gym.Sound.check
 
-    def break_later(name, x_t):
-        calls.append(name)
-        sound(name, np.where(np.arange(x_t.shape[1]).reshape(-1, *[1] * (x_t.ndim - 2)) == 5, np.nan, x_t) if len(calls) == 7 else x_t)
+    def break_later(self, observation, reward=None):
+        calls.extend([] if reward is None else [1])
+        broken = len(calls) == 70
+        sound(self, observation, np.where(np.arange(len(reward)) == 5, np.nan, reward) if broken else reward)
 
-    monkeypatch.setattr(rollout, "require_finite", break_later)
-    code, _, err = call(capfd, *SMALL, "--engine=sync", f"--workdir={tmp_path}/run")
+    monkeypatch.setattr(gym.Sound, "check", break_later)
+    code, _, err = call(capfd, *SMALL, "--engine=sync", "--max_env_restarts=0", f"--workdir={tmp_path}/run")
     assert code == 1
-    assert err == "run.py: environment 5 gave reward nan at step 0 of this iteration: it must be finite.\n"
+    assert err == "run.py: environment 5 of CartPole-v1 failed: at step 70 its reward is nan: it must be finite.\n"
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["2"]
 
 
@@ -255,6 +266,18 @@ def test_updates_that_were_not_made_are_told(tmp_path, capfd, monkeypatch):
     code, out, _ = call(capfd, *SMALL, "--eval_episodes=2", f"--workdir={tmp_path}/run")
     assert code == 0
     assert "8 of 8 updates were not made" in out
+
+
+def test_a_run_that_goes_on_elsewhere_says_what_differs(tmp_path, capfd, monkeypatch):
+    assert call(capfd, *SMALL, f"--workdir={tmp_path}/run")[0] == 0
+    more = ["--resume", f"--workdir={tmp_path}/run", "--progress=none"]
+    assert "Not as it was" not in call(capfd, *more, "--total_steps=3072")[1]
+    had = train.made_with()
+    monkeypatch.setattr(train, "made_with", lambda: {**had, "tensorflow": "9.9", "threads": "77"})
+    code, out, _ = call(capfd, *more, "--total_steps=4096")
+    assert code == 0
+    told = f"tensorflow {had['tensorflow']} then, 9.9 now; threads {had['threads']} then, 77 now. It goes on"
+    assert f"Not as it was when this run was saved: {told}" in out
 
 
 @pytest.mark.parametrize("content", ["", "{", '{"steps": 2048}', "[2048]", "7", b"\xff\xfe"])

@@ -33,8 +33,10 @@ def _describe(state: Nest) -> list[list[Any]]:
     return [[list(leaf.shape), leaf.dtype.name] for leaf in leaves]
 
 
-def save(directory: Path, number: int, state: Nest, counters: dict[str, Any]) -> Path:
+def save(directory: Path, number: int, state: Nest, counters: dict[str, Any], made_with: dict[str, str] | None = None) -> Path:
     """Writes `state` and `counters` as checkpoint `number`, and drops all but the newest KEEP. Returns its path.
+
+    Args: made_with: what its bits depend on beside the flags, such as versions.
 
     Raises: RunFault, naming the path, if the disk does not take it; older checkpoints stay as they are.
     """
@@ -47,7 +49,7 @@ def save(directory: Path, number: int, state: Nest, counters: dict[str, Any]) ->
         variables = [tf.Variable(leaf, trainable=False) for leaf in tf.nest.flatten(state)]
         tf.train.Checkpoint(leaves=variables).write(str(temporary / "state"))
         files = {path.name: _digest(path) for path in temporary.iterdir()}
-        manifest = {"format": 1, "leaves": _describe(state), "files": files, "counters": counters}
+        manifest = {"format": 1, "leaves": _describe(state), "files": files, "counters": counters, "made_with": made_with or {}}
         (temporary / "manifest.json").write_text(json.dumps(manifest, indent=1))
         commit(temporary, final)
     except (tf.errors.OpError, OSError) as error:
@@ -77,6 +79,15 @@ def read(path: Path, like: Nest) -> tuple[Nest, dict[str, Any]]:
     except tf.errors.OpError as error:
         raise RunFault(f"{path} cannot be read: {' '.join(str(error).split())}") from error
     return tf.nest.pack_sequence_as(like, [tf.convert_to_tensor(variable) for variable in variables]), counters
+
+
+def made_with(directory: Path) -> dict[str, str]:
+    """What the newest checkpoint of a run was made with; nothing where that is not known."""
+    try:
+        found = json.loads((numbered(directory)[-1] / "manifest.json").read_text())["made_with"]
+        return {str(name): str(value) for name, value in found.items()}
+    except (IndexError, OSError, *DAMAGE):
+        return {}
 
 
 def latest(directory: Path, like: Nest, repair: bool) -> tuple[Nest, dict[str, Any]]:

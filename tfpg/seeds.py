@@ -17,7 +17,7 @@ from tfpg.build import Setup
 from tfpg.config import Config
 from tfpg.files import numbered
 from tfpg.metrics import read
-from tfpg.train import Run, describe, finished, learn, opened, stopped, summed_up, write_json
+from tfpg.train import Run, describe, finished, learn, opened, stopped, write_json
 
 
 def open_seed(config: Config, directory: Path, parts: Setup, seed: int) -> Run:
@@ -31,12 +31,6 @@ def open_seed(config: Config, directory: Path, parts: Setup, seed: int) -> Run:
     return opened(alone, path, parts)
 
 
-def done(run: Run) -> bool:
-    """Whether there is nothing left to do: its steps are used up, or it stopped at its goal; and its summary says so."""
-    judged = [row["eval_return"] for row in read(run.directory)[-1:] if row["eval_return"] is not None]
-    return finished(run) or (summed_up(run) and any(value >= run.config.stop_at_return for value in judged))
-
-
 def train(config: Config, directory: Path, parts: Setup) -> int:
     """Trains with each seed, and leaves a directory for each and one summary. Returns the exit code: 0, or 128 + signal."""
     progress = report.Progress(config.progress, config.total_steps, config.num_seeds)
@@ -48,7 +42,7 @@ def train(config: Config, directory: Path, parts: Setup) -> int:
                 if config.resume:
                     workdir.change(config, run.counters.steps)
                 print(f"{len(seeds)} runs, seeds {seeds[0]} to {seeds[-1]}, one after another. The first:\n{describe(run)}", flush=True)
-            number = 0 if done(run) else learn(run, progress, lambda summary: progress.say(_line(summary)))
+            number = 0 if finished(run) else learn(run, progress, lambda summary: progress.say(_line(summary)))
         except (tf.errors.ResourceExhaustedError, MemoryError):
             workdir.discard(directory / f"seed{seed}", [directory.absolute()])
             raise

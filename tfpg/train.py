@@ -1,6 +1,7 @@
 """A run: the loop, and what goes around it. Files are laid out as docs/run-directory.md says."""
 
 import dataclasses
+import functools
 import json
 import math
 import os
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfpg import acting, build, checkpoint, demonstrations, engines, evaluate, report, workdir
+from tfpg import acting, build, checkpoint, convert, demonstrations, engines, evaluate, report, workdir
 from tfpg.build import Setup
 from tfpg.config import Config
 from tfpg.errors import Misfit, Stopped, UsageError
@@ -100,7 +101,8 @@ class Run:
 
     def save(self) -> Path:
         kept = {"train": self.state, "carry": self.carry}
-        return checkpoint.save(self.directory / "checkpoints", self.counters.iteration, kept, dataclasses.asdict(self.counters))
+        counters = dataclasses.asdict(self.counters)
+        return checkpoint.save(self.directory / "checkpoints", self.counters.iteration, kept, counters, made_with())
 
     def iterate(self) -> Row:
         """Collects and updates once, and returns the iteration's row of metrics."""
@@ -145,6 +147,12 @@ def describe(run: Run) -> str:
     return f"{config.algo} on {config.env}: {data}, seed {config.seed}, {where}, into {run.directory}"
 
 
+def reached(run: Run) -> bool:
+    """Whether the evaluation after the last iteration so far reached --stop_at_return."""
+    judged = [row["eval_return"] for row in read(run.directory) if row["iteration"] == run.counters.iteration]
+    return any(value is not None and value >= run.config.stop_at_return for value in judged)
+
+
 def loop(run: Run, log: Log, progress: report.Progress, interrupt: Interrupt) -> None:
     """Collect and update, evaluate, report, save: until the budget is used, the goal is reached, or somebody asks to stop.
 
@@ -152,7 +160,7 @@ def loop(run: Run, log: Log, progress: report.Progress, interrupt: Interrupt) ->
     """
     config, wanted = run.config, not math.isnan(run.config.stop_at_return)
     eval_every = config.eval_every or (DEFAULT_EVAL_EVERY if wanted else 0)
-    solved = False
+    solved = reached(run)
     try:
         while run.counters.steps < config.total_steps and not solved and not interrupt.signal:
             row = run.iterate()
@@ -172,6 +180,7 @@ def loop(run: Run, log: Log, progress: report.Progress, interrupt: Interrupt) ->
         progress.say(f"Reached --stop_at_return={config.stop_at_return:g} after {run.counters.steps:,} steps.")
 
 
+@functools.cache
 def versions() -> dict[str, str]:
     """Versions of what a run's numbers depend on."""
     names = ("tfpg", "tensorflow", "tensorflow-probability", "tf-keras", "keras", "gymnasium", "numpy")
@@ -184,15 +193,67 @@ def versions() -> dict[str, str]:
     return found
 
 
+def threads() -> int:
+    """How many of them an operation may use."""
+    return tf.config.threading.get_intra_op_parallelism_threads() or os.cpu_count() or 1
+
+
+def made_with() -> dict[str, str]:
+    """What the bits of a run depend on beside its flags."""
+    return {**versions(), "machine": platform.machine(), "threads": str(threads())}
+
+
+def tell_differences(before: dict[str, str]) -> None:
+    """Says what is not as it was when a run was saved."""
+    now = made_with()
+    other = [f"{name} {before[name]} then, {now.get(name, 'nothing')} now" for name in before if before[name] != now.get(name)]
+    if other:
+        print(f"Not as it was when this run was saved: {'; '.join(other)}. It goes on, but not to the bit as it would have.")
+
+
+def about(run: Run) -> dict[str, Any]:
+    """What an exported policy tells of where it comes from."""
+    config, flags = run.config, workdir.flags(run.config)
+    return {
+        "algo": config.algo,
+        "env": config.env,
+        "seed": config.seed,
+        "steps": run.counters.steps,
+        "versions": versions(),
+        "flags": flags,
+    }
+
+
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Writes a JSON file in one piece."""
     write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
+EVENTS = ("skipped", "refused", "env_restarts")
+"""Columns of the metrics that count what went wrong and was mended."""
+
+
+def tell_events(config: Config, rows: list[Row], events: dict[str, int]) -> None:
+    """What went wrong in a run and was mended, a sentence for each kind."""
+    if events["skipped"]:
+        print(f"{events['skipped']} of {len(rows)} updates were not made: they would have left numbers that are not finite.")
+    if events["refused"]:
+        made = len(rows) * config.epochs * config.minibatches
+        known = [row["overlap"] for row in rows if row["overlap"] is not None]
+        least = f"down to {min(known):.2g}" if known else "it was not even a number"
+        print(
+            f"{events['refused']:,} of {made:,} updates were refused: the sample's effective share fell below --least_overlap="
+            f"{config.least_overlap:g} ({least}), so it said too little about the policy."
+        )
+    if events["env_restarts"]:
+        print(f"Failed environments were replaced {events['env_restarts']:,} times; what an iteration had until then was dropped.")
+
+
 def finish(run: Run, policy: Path) -> dict[str, Any]:
     """Evaluates, draws the curve, and writes summary.json. Returns the summary."""
     config, done = run.config, run.counters
-    returns = run.judge("result")
+    returns, rows = run.judge("result"), read(run.directory)
+    events = {name: round(sum(row[name] or 0 for row in rows)) for name in EVENTS}
     summary = {
         "algo": config.algo,
         "env": config.env,
@@ -204,28 +265,17 @@ def finish(run: Run, policy: Path) -> dict[str, Any]:
         "steps_per_second": round(done.steps / max(done.seconds, 1e-9), 1),
         "first_iteration_seconds": round(run.first_iteration_seconds, 3) if math.isfinite(run.first_iteration_seconds) else None,
         "evaluation": evaluate.summary(returns),
+        "events": events,
         "policy": str(policy.relative_to(run.directory)),
         "engine": run.parts.engine.name,
         "envs": run.parts.engine.envs,
         "horizon": run.parts.engine.horizon,
         "device": device(run),
         "jit": config.compiled(),
-        "threads": tf.config.threading.get_intra_op_parallelism_threads() or os.cpu_count(),
+        "threads": threads(),
         "versions": versions(),
     }
-    rows = read(run.directory)
-    skipped = sum(row["skipped"] or 0 for row in rows)
-    if skipped:
-        print(f"{skipped:.0f} of {len(rows)} updates were not made: they would have left numbers that are not finite.")
-    refused = sum(row["refused"] or 0 for row in rows)
-    if refused:
-        made = len(rows) * config.epochs * config.minibatches
-        known = [row["overlap"] for row in rows if row["overlap"] is not None]
-        least = f"down to {min(known):.2g}" if known else "it was not even a number"
-        print(
-            f"{refused:,.0f} of {made:,} updates were refused: the sample's effective share fell below --least_overlap="
-            f"{config.least_overlap:g} ({least}), so it said too little about the policy."
-        )
+    tell_events(config, rows, events)
     report.learning_curve(run.directory / "learning_curve.png", rows, f"{config.algo} on {config.env}, seed {config.seed}")
     write_json(run.directory / "summary.json", summary)
     return summary
@@ -242,8 +292,8 @@ def summed_up(run: Run) -> bool:
 
 
 def finished(run: Run) -> bool:
-    """Whether the run has all its steps, and its summary says so."""
-    return run.counters.steps >= run.config.total_steps and summed_up(run)
+    """Whether the run has all its steps, or stopped at its goal, and its summary says so."""
+    return (run.counters.steps >= run.config.total_steps or reached(run)) and summed_up(run)
 
 
 def opened(config: Config, directory: Path, parts: Setup) -> Run:
@@ -254,6 +304,7 @@ def opened(config: Config, directory: Path, parts: Setup) -> Run:
         if digest:
             workdir.check_digest(directory, config.demonstrations, digest)
         run.restore(repair=True)
+        tell_differences(checkpoint.made_with(directory / "checkpoints"))
         workdir.change(config, run.counters.steps)
     else:
         if digest:
@@ -274,7 +325,7 @@ def learn(run: Run, progress: report.Progress, tell: Callable[[dict[str, Any]], 
         loop(run, log, progress, interrupt)
         if not interrupt.signal:
             interrupt.raise_from_now()
-            policy = export(run.directory / "policy", parts.learner, run.state, parts.spaces)
+            policy = export(run.directory / "policy", parts.learner, run.state, parts.spaces, about(run))
             tell(finish(run, policy))
             return 0
     except Stopped:
@@ -297,7 +348,9 @@ def train(config: Config, directory: Path, parts: Setup) -> int:
     """Trains, and leaves a complete run directory. Returns the exit code: 0, or 128 + signal when asked to stop."""
     run = opened(config, directory, parts)
     if finished(run):
-        print(f"{directory} is finished: it has its {run.counters.steps:,} steps. --total_steps says how many it shall have.")
+        more = "--total_steps says how many it shall have"
+        goal = f"it reached --stop_at_return={config.stop_at_return:g}, which may be another"
+        print(f"{directory} is finished: it has its {run.counters.steps:,} steps. {more if not reached(run) else goal}.")
         return 0
     print(describe(run), flush=True)
     progress = report.Progress(config.progress, config.total_steps)
@@ -317,10 +370,16 @@ def evaluate_run(config: Config, directory: Path, parts: Setup) -> int:
 
 
 def export_run(config: Config, directory: Path, parts: Setup) -> int:
-    """Exports the newest checkpoint of a run as a further version of its policy."""
+    """Exports the newest checkpoint of a run as a further version of its policy, or for another runtime."""
     run = Run(config, directory, parts)
     run.restore(repair=False)
-    print(f"The policy after {run.counters.steps:,} steps is in {export(directory / 'policy', parts.learner, run.state, parts.spaces)}.")
+    given = (parts.learner, run.state, parts.spaces, about(run))
+    if config.format == "savedmodel":
+        path, more = export(directory / "policy", *given), ""
+    else:
+        path, difference = convert.export(directory / config.format, config.format, *given)
+        more = f" Loaded again, it differs by {difference:.1e} at most."
+    print(f"The policy after {run.counters.steps:,} steps is in {path}.{more}")
     parts.engine.close()
     return 0
 
