@@ -12,7 +12,7 @@ BIN := $(VENV)/bin/python
 PIP := $(BIN) -m pip install -q --disable-pip-version-check -c constraints.txt
 SUPPORTED := import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))
 
-.PHONY: help run test lint types check mutants bench-peers growth results deeprm equations table clean
+.PHONY: help run test lint types check mutants faults bench-peers growth results deeprm equations table clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' Makefile
@@ -34,6 +34,9 @@ check: test lint types  ## test, lint and types
 
 mutants: $(VENV)/.test-installed  ## which errors no test would notice; ARGS="--module=returns" asks for one module
 	$(BIN) tests/mutants.py --workers=$(WORKERS) $(ARGS)
+
+faults: $(VENV)/.test-installed  ## provoke what breaks and write docs/reliability.md; ARGS="--lane=slow" takes hours
+	$(BIN) tests/faults.py $(ARGS)
 
 growth: $(VENV)/.run-installed  ## how an update grows with batch, network and iterations
 	$(BIN) benchmarks/growth.py $(ARGS)

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 from absl import flags
 
 from tfpg import programs, workdir
-from tfpg.config import PLACES, SHIPPING, Config, check, check_values, closest, configured, flag_text, settled
+from tfpg.config import CARE, PLACES, SHIPPING, Config, check, check_values, closest, configured, flag_text, settled
 from tfpg.errors import EnvironmentFault, RunFault, UsageError
 
 HELP = ("-h", "-help", "--help", "-helpfull", "--helpfull", "-helpshort", "--helpshort")
@@ -87,7 +87,7 @@ def configure(arguments: list[str]) -> Config:
         saved, found = parse([f"--flagfile={path}"])
         workdir.check_text(found)
         check(saved)
-    missing = [field.name for field in dataclasses.fields(Config) if field.name not in {*found, *PLACES}]
+    missing = [field.name for field in dataclasses.fields(Config) if field.name not in {*found, *PLACES, *CARE}]
     if missing:
         raise UsageError(f"--workdir={config.workdir}: {path.name} there is not complete, it lacks --{missing[0]}.")
     return check(workdir.merge(saved, given))

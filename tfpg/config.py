@@ -108,7 +108,7 @@ class Config:
     initial_log_std: float = option(0.0, NETWORK, "of a new Gaussian policy; -1 and 1 are the action's bounds", low=-20, high=5)
     log_std_floor: float = option(-20.0, NETWORK, "the Gaussian policy's least log standard deviation", low=-20, high=5)
 
-    mode: str = option("train", RUN, f"{', '.join(MODES)}; all but train need --workdir", choices=MODES)
+    mode: str = option("train", RUN, f"{', '.join(MODES)}; all but train use --workdir", choices=MODES)
     workdir: str = option("", RUN, "run directory; empty: a new one under runs/; collect: RUN1,RUN2 too")
     resume: bool = option(False, RUN, "continue the run in --workdir")
     output: str = option("", RUN, "file that --mode=collect writes; empty: demonstrations.npz in --workdir")
