@@ -15,6 +15,14 @@ settings.register_profile("tests", derandomize=True, max_examples=30, deadline=N
 settings.load_profile("tests")
 
 
+LONG = ("test_npg_solves_cartpole_with_every_seed_in_its_default_budget", "test_npg_swings_up_the_pendulum_with_the_same_flags")
+
+
+def pytest_collection_modifyitems(items):
+    """The longest tests begin, so that no worker is left alone with one at the end."""
+    items.sort(key=lambda item: getattr(item, "originalname", "") not in LONG)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _programs_of_these_tests(tmp_path_factory, worker_id):
     """Runs in processes of their own find the programs of one another, and not those of the user."""

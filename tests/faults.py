@@ -416,8 +416,8 @@ def table(results: dict[str, dict]) -> str:
     lines = [
         "# What was provoked, and what held",
         "",
-        "Made by `make faults`; `tests/faults.py` says how. K1 is counted per family of algorithms. K2 with 1 kills at every system call of",
-        "a kind, with 7 at every seventh.",
+        "Made by `make faults`; `tests/faults.py` says how. K1 is counted per family of algorithms. K2 with 1 kills at every system call",
+        "of a kind, with 7 at every seventh.",
         "",
         "| check | promise | provoked by | lane | count | failures | minutes |",
         "| --- | --- | --- | --- | --- | --- | --- |",
