@@ -59,6 +59,11 @@ def table(found: dict[str, list[dict[str, Any]]]) -> str:
     return "\n".join(lines)
 
 
+def told(value: float) -> str:
+    """A size in a few signs: 131k, 4.2M."""
+    return next(f"{value / of:.3g}{sign}" for of, sign in ((1e6, "M"), (1e3, "k"), (1, "")) if value >= of)
+
+
 def draw(found: dict[str, list[dict[str, Any]]], path: Path) -> None:
     """Seconds against each size, with the line of proportion through the first, and the memory of the update."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -72,6 +77,8 @@ def draw(found: dict[str, list[dict[str, Any]]], path: Path) -> None:
         axes.loglog(x, [y[0] * each / x[0] for each in x], ":", color="grey", label="in proportion")
         axes.loglog(x, [row["update_mb"] / 1e3 for row in rows], "s--", lw=1, ms=4, label="its memory, GB")
         axes.set(title=f"{kind} grow", xlabel=kind)
+        axes.set_xticks(x, [told(value) for value in x], rotation=30, fontsize=8)
+        axes.minorticks_off()
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.3)
         axes.legend(frameon=False, fontsize=8)

@@ -132,7 +132,7 @@ CALLS = ("rename", "mkdir", "unlink", "rmdir", "fsync")
 def k2(count: int) -> list[str]:
     """Kills the program at the n-th call of each kind that changes a directory or flushes a file, for every `count`-th n."""
     if not shutil.which("strace"):
-        raise RuntimeError("strace is not installed")
+        raise NotRunError("strace is not installed")
     found, flags = [], [*SMALL, "--total_steps=1600", "--horizon=40", "--checkpoint_every=1", "--seed=5"]
     with tempfile.TemporaryDirectory() as directory:
         whole = Path(directory) / "whole"
@@ -370,7 +370,7 @@ def s3(count: int) -> list[str]:
 def s1_http(count: int) -> list[str]:
     """Random JSON to the server: 200 for requests that are some, 400 for the rest, and it serves on."""
     if importlib.util.find_spec("aiohttp") is None or importlib.util.find_spec("tensorflow_serving") is None:
-        raise RuntimeError("the packages of tfpg[serve] are not installed")
+        raise NotRunError("the packages of tfpg[serve] are not installed")
     import test_serving
 
     with tempfile.TemporaryDirectory() as directory:
@@ -380,6 +380,10 @@ def s1_http(count: int) -> list[str]:
             return test_serving.malformed(server, count, draw)
         finally:
             server.end()
+
+
+class NotRunError(Exception):
+    """A check that needs what is not there."""
 
 
 class Check(NamedTuple):
@@ -449,7 +453,7 @@ def main() -> int:
         count = getattr(check, asked.lane)
         try:
             found = check.of(count)
-        except RuntimeError as error:
+        except NotRunError as error:
             print(f"{name}: not run, {error}", flush=True)
             continue
         minutes = (time.monotonic() - begun) / 60

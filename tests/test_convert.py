@@ -128,6 +128,7 @@ def test_the_difference_of_answers():
     assert convert.difference({"x": np.array([1.5, 200.0])}, a) == 0.5
     assert convert.difference({"x": np.array([1.0, 201.0])}, a) == pytest.approx(1 / 200)
     assert convert.difference({"y": a["x"]}, a) == np.inf
+    assert np.isnan(convert.difference({**a, "y": np.array([np.nan])}, {**a, "y": np.array([1.0])}))
     assert convert.difference({"x": a["x"][:1]}, a) == np.inf
 
 

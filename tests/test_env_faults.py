@@ -210,9 +210,8 @@ def test_bounds_are_held_where_that_is_asked_for():
     loose.step(np.zeros(2, int))
     strict = gym.ENGINES["sync"]("faults/Far-v0", 2, 0, care=gym.Care(bounds=True))
     strict.reset()
-    with pytest.raises(
-        EnvironmentFault, match=r"environment 0 of faults/Far-v0 .* its observation\[1\] is 1.5: its space has no such value"
-    ):
+    words = r"environment 0 of faults/Far-v0 .* its observation\[1\] is 1.5: its space does not have it"
+    with pytest.raises(EnvironmentFault, match=words):
         strict.step(np.zeros(2, int))
 
 
@@ -249,6 +248,37 @@ def test_restarts_are_bounded(tmp_path, capfd):
     assert "of faults/Crashing-v0 failed: RuntimeError: crashed" in err
     assert err.endswith("It was the failure after --max_env_restarts=2 within one iteration.\n")
     assert (tmp_path / "run" / "checkpoints" / "0").is_dir()
+
+
+class Stubborn(Crashing):
+    """Crashes in the first reset of all, and when it is closed after a step."""
+
+    broken = 0
+
+    def reset(self, *, seed=None, options=None):
+        if Stubborn.broken:
+            Stubborn.broken -= 1
+            raise RuntimeError("crashed at once")
+        return super().reset(seed=seed, options=options)
+
+    def close(self):
+        if getattr(self, "t", 0):
+            raise RuntimeError("cannot be closed")
+
+
+gymnasium.register("faults/Stubborn-v0", Stubborn, max_episode_steps=100, disable_env_checker=True)
+
+
+def test_a_first_reset_that_fails_and_a_close_that_fails_are_replaced_too():
+    small = {"engine": "sync", "envs": 2, "horizon": 20, "hidden": "4"}
+    parts = build.setup(configured(env="faults/Stubborn-v0", max_env_restarts=3, **small))
+    state, Stubborn.broken = initial_state(parts.learner, tf.constant([1, 2])), 2
+    parts.engine.begin(tf.constant([1, 2]))
+    _, _, row = parts.engine.iterate(state, (), tf.constant([5, 6]), tf.constant(1.0))
+    assert row["env_restarts"].numpy() == 2
+    np.testing.assert_array_equal(parts.engine.evaluate(state, tf.constant([3, 4]), 4), np.full(4, 10.0))
+    with pytest.raises(EnvironmentFault, match="cannot be closed"):
+        parts.engine.close()
 
 
 @pytest.mark.parametrize("left", [0, 20])

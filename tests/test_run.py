@@ -395,3 +395,14 @@ def test_a_run_in_use_is_safe_from_a_program_without_memory(finished, capfd, mon
     monkeypatch.setattr(build, "setup", fail)
     assert call(capfd, *SMALL, f"--workdir={finished[0]}")[0] == 1
     assert sorted(finished[0].rglob("*")) == before
+
+
+def test_rows_of_an_earlier_version_are_kept(tmp_path, capfd):
+    """One that had a column less."""
+    assert call(capfd, *SMALL, f"--workdir={tmp_path}/run")[0] == 0
+    path, before = tmp_path / "run" / "metrics.jsonl", metrics.read(tmp_path / "run")
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    path.write_text("".join(json.dumps({name: x for name, x in row.items() if name != "env_restarts"}) + "\n" for row in rows))
+    assert metrics.read(tmp_path / "run") == before
+    assert call(capfd, "--resume", f"--workdir={tmp_path}/run", "--total_steps=3072", "--progress=none")[0] == 0
+    assert metrics.read(tmp_path / "run")[: len(before)] == before

@@ -177,6 +177,10 @@ REFUSED = {
     b'{"inputs": {"observation": [[0, 0, 0]], "seed": [[1, 2], [3, 4]]}, "signature_name": "sample"}': "different numbers of rows",
     b'{"instances": [[0, 0, 0]], "more": 1}': "'more' is unknown",
     b"[" * 5000: "the body is no JSON",
+    json.dumps({"instances": ["x" * 5000, *[""] * 20_000]}).encode(): "numbers only",
+    b'{"inputs": {"observation": [[0, 0, 0]], "seed": [[1, 18446744073709551616]]}, "signature_name": "sample"}': "int32 does not",
+    b'{"instances": [[1%s, 0, 0]]}' % (b"0" * 400): "float32 does not",
+    b'{"inputs": {"observation": [[0, 0, 0]], "noise": [[1e30, 0, 0]]}, "signature_name": "noise"}': "would not be finite",
 }
 
 
@@ -325,11 +329,25 @@ def test_a_tensor_that_says_it_is_huge_is_not_made(server):
         stub(server).Predict(request, 10)
 
 
-@pytest.mark.parametrize("field", ["name", "version"])
+def test_many_tensors_that_nobody_asked_for_are_not_made(server):
+    huge = tf.make_tensor_proto(np.float32(1))
+    huge.tensor_shape.CopyFrom(tf.TensorShape([2_000_000]).as_proto())
+    request = asked(X[:1])
+    for k in range(1000):
+        request.inputs[f"x{k}"].CopyFrom(huge)
+    begun = time.monotonic()
+    with pytest.raises(grpc.RpcError, match="unknown"):
+        stub(server).Predict(request, 10)
+    assert time.monotonic() - begun < 5
+
+
+@pytest.mark.parametrize("field", ["name", "version", "label"])
 def test_another_model_is_not_found_by_its_client(field, server):
     request = asked(X[:1])
     if field == "name":
         request.model_spec.name = "other"
+    elif field == "label":
+        request.model_spec.version_label = "stable"
     else:
         request.model_spec.version.value = 9
     with pytest.raises(grpc.RpcError) as found:

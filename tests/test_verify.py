@@ -89,7 +89,64 @@ def another_object(model):
     model.meta_graphs[0].object_graph_def.nodes.add().user_object.identifier = "_tf_keras_layer"
 
 
+def compiled_function(model):
+    model.meta_graphs[0].graph_def.library.function[0].attr["_XlaMustCompile"].b = True
+
+
+def negative(model):
+    huge(model)
+    shape = model.meta_graphs[0].graph_def.node[-1].attr["value"].tensor.tensor_shape
+    shape.dim[0].size, shape.dim[1].size = -1, -(2**35)
+
+
+def huge_in_another_operator(model):
+    huge(model)
+    model.meta_graphs[0].graph_def.node[-1].op = "NoOp"
+
+
+def shared_by_many(model):
+    huge(model)
+    model.meta_graphs[0].graph_def.node[-1].attr["value"].tensor.tensor_shape.CopyFrom(tf.TensorShape([5000, 5000]).as_proto())
+    for _ in range(100):
+        model.meta_graphs[0].object_graph_def.nodes.add().constant.operation = "more"
+
+
+def registered(model):
+    model.meta_graphs[0].object_graph_def.nodes[0].registered_name = "tf.StaticHashTable"
+
+
+def saveable(model):
+    model.meta_graphs[0].object_graph_def.nodes[0].saveable_objects["x"].restore_function = 1
+
+
+def of_the_first(model):
+    model.meta_graphs[0].ClearField("object_graph_def")
+
+
+def collected(model):
+    model.meta_graphs[0].collection_def["saved_model_main_op"].node_list.value.append("more")
+
+
+def restores(model):
+    model.meta_graphs[0].saver_def.restore_op_name = "StatefulPartitionedCall"
+
+
+def initialises(model):
+    output = model.meta_graphs[0].signature_def["__saved_model_init_op"].outputs["__saved_model_init_op"]
+    output.name = "StatefulPartitionedCall"
+
+
 CHANGES = {
+    "asks to be compiled, which": compiled_function,
+    "a constant of a size below 0": negative,
+    "constants would take": huge_in_another_operator,
+    "its constants would take 10,1": shared_by_many,
+    "an object of another kind, tf.StaticHashTable": registered,
+    "an object of another kind, saveable": saveable,
+    "it is of TensorFlow 1": of_the_first,
+    "it is of TensorFlow 1.": collected,
+    "it does something when it is loaded": restores,
+    "it does something when it is loaded.": initialises,
     "ReadFile": operator("ReadFile"),
     "WriteFile": operator("WriteFile"),
     "PyFunc": operator("PyFunc"),
@@ -138,6 +195,25 @@ def test_other_files_than_those_of_an_export_are_refused(words, policy, capfd):
     code, out, err = call(capfd, "--mode=verify", f"--policy={policy}")
     assert (code, out) == (2, "")
     assert words in err
+
+
+def test_a_link_to_a_policy_is_no_policy(policy):
+    (policy.parent / "2").symlink_to(policy)
+    with pytest.raises(verify.Refused, match="it is a link"):
+        verify.read(policy.parent / "2")
+
+
+def test_each_signature_needs_its_answers(policy):
+    with pytest.raises(verify.Refused, match=r"golden\.npz has no answers of value"):
+        verify.replay(with_golden(policy, lambda found: found.pop("value/outputs/value")))
+
+
+def test_what_cannot_be_asked_is_refused(policy):
+    def another(found):
+        found["nothing/inputs/x"], found["nothing/outputs/y"] = np.zeros(1), np.zeros(1)
+
+    with pytest.raises(verify.Refused, match="nothing does not answer"):
+        verify.replay(with_golden(policy, another))
 
 
 def test_too_much_is_refused(policy, monkeypatch):

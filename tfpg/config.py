@@ -130,7 +130,7 @@ class Config:
     grpc_port: int = option(0, SHIP, "serve: port of the gRPC protocol; 0: none", low=0, high=65_535)
     max_rows: int = option(4096, SHIP, "serve: rows of a request", low=1, high=10_000_000)
     max_bytes: int = option(16_000_000, SHIP, "serve: bytes of a request", low=1000, high=2**31 - 1)
-    request_timeout: float = option(10.0, SHIP, "serve: seconds for a request, from its first byte on", low=0.001, high=3600)
+    request_timeout: float = option(10.0, SHIP, "serve: seconds for reading and answering a request", low=0.001, high=3600)
 
     def hidden_widths(self) -> list[int]:
         """`hidden` as numbers; empty means a linear network."""

@@ -118,7 +118,7 @@ def difference(found: Arrays, wanted: Arrays) -> float:
     if set(found) != set(wanted) or any(np.shape(found[name]) != x.shape for name, x in wanted.items()):
         return float("inf")
     gaps = [np.abs(found[name] - x.astype(np.float64)) / np.maximum(1, np.abs(x)) for name, x in wanted.items()]
-    return max(float(np.max(gap, initial=0.0)) for gap in gaps)
+    return float(np.max([np.max(gap, initial=0.0) for gap in gaps]))
 
 
 def _compared(path: Path, loaded: Answers, made: dict[str, Signature], state: TrainState, spaces: Spaces) -> float:

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import inspect
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -138,12 +139,19 @@ def python_engine(config: Config, name: str, learner: Learner, time_limit: int) 
         begun_with[:] = [seed]
         return ()
 
+    def reopened(seed: tf.Tensor) -> VectorEnvironment:
+        """Others in the place of those that failed; that they could be made once is known, so that they cannot is their failure too."""
+        try:
+            return open_python(config, name, n, _number(seed))
+        except UsageError as error:
+            raise EnvironmentFault(str(error)) from error
+
     def iterate(state: TrainState, carry: Nest, seed: tf.Tensor, pace: tf.Tensor) -> tuple[TrainState, Nest, Metrics]:
         first, second = two_seeds(seed)
         if not streams:
             environment = open_python(config, name, n, _number(begun_with[0]))
             streams.append(Stream(environment, learner, n, horizon, config.compiled(), restarts=config.max_env_restarts))
-        streams[0].opened = lambda k: open_python(config, name, n, _number(tf.random.experimental.stateless_fold_in(seed, k)))
+        streams[0].opened = lambda k: reopened(tf.random.experimental.stateless_fold_in(seed, k))
         trajectory, episodes = streams[0].collect(state, first)
         state, metrics = update(state, trajectory, second, pace)
         return state, carry, {**episodes, **metrics}
@@ -160,7 +168,8 @@ def python_engine(config: Config, name: str, learner: Learner, time_limit: int) 
                     raise
                 seed = tf.random.experimental.stateless_fold_in(seed, left)
             finally:
-                environment.close()
+                with suppress(EnvironmentFault):
+                    environment.close()
         raise AssertionError("the last failure has raised")
 
     def close() -> None:

@@ -74,6 +74,7 @@ def _without_files(path: Path) -> None:
     del graph.node[:], graph.library.function[:]
     graph.node.extend(kept)
     graph.library.function.extend(library)
+    meta.ClearField("collection_def")  # what TensorFlow 1 would run first
     saver.restore_op_name = meta.signature_def["__saved_model_init_op"].outputs["__saved_model_init_op"].name
     saver.save_tensor_name = saver.filename_tensor_name
     (path / "saved_model.pb").write_bytes(model.SerializeToString(deterministic=True))

@@ -104,11 +104,11 @@ def _events(directory: Path) -> Any:
 
 
 def _row(line: bytes) -> Row | None:
-    """A line of metrics.jsonl as a row, or None if it is not one."""
+    """A line of metrics.jsonl as a row, or None if it is not one. One of an earlier version may lack a column."""
     with contextlib.suppress(ValueError):
         row = json.loads(line)
-        if isinstance(row, dict) and set(row) == set(COLUMNS) and isinstance(row["iteration"], int):
-            return row
+        if isinstance(row, dict) and {"iteration"} <= set(row) <= set(COLUMNS) and isinstance(row["iteration"], int):
+            return {name: row.get(name) for name in COLUMNS}
     return None
 
 

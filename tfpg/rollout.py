@@ -5,7 +5,8 @@ Both give the same `Trajectory`: T rows of N environments, with the true next ob
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from contextlib import suppress
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -143,9 +144,10 @@ class Stream:
         piece = functools.partial(tf.function, jit_compile=jit, autograph=False)
         self.noise = acting.direct(piece(lambda seed: exploration(learner, horizon, n, seed)))
         self.read = acting.direct(piece(self._read))
-        self._restart()
+        self.observation: Any = None  # the environments are reset when the first of them is needed
 
     def _restart(self) -> None:
+        """Begins new episodes."""
         self.observation = self.environment.reset()
         self.age: np.ndarray = np.zeros(self.n, np.int32)
         self.running: np.ndarray = np.zeros(self.n, np.float32)
@@ -178,18 +180,19 @@ class Stream:
             try:
                 if failures and self.opened:
                     self.environment = self.opened(failures)
-                    self._restart()
                 trajectory, metrics = self._collect(state, seed)
                 return trajectory, {**metrics, "env_restarts": tf.constant(failures)}
             except EnvironmentFault as fault:
                 failures += 1
-                self.environment.close()
+                self.observation = None
+                with suppress(EnvironmentFault):
+                    self.environment.close()
                 if failures > self.restarts:
                     more = f" It was the failure after --max_env_restarts={self.restarts} within one iteration." if self.restarts else ""
                     raise EnvironmentFault(f"{fault}{more}") from fault
 
     def _collect(self, state: TrainState, seed: tf.Tensor) -> tuple[Trajectory, Metrics]:
-        if self.whole:
+        if self.whole or self.observation is None:
             self._restart()
         noise_t, alive, rows = self.noise(seed).numpy(), np.ones(self.n, bool), []
         if self.use is None:

@@ -72,6 +72,8 @@ def _no(path: Path, why: str) -> Refused:
 def _check_files(path: Path) -> None:
     """Raises Refused for anything in the directory that an export does not write: links, other files, too much of them."""
     total = 0
+    if path.is_symlink():
+        raise _no(path, "it is a link")
     for each in sorted(path.rglob("*")):
         name, mode = each.relative_to(path).as_posix(), each.lstat().st_mode
         if not (stat.S_ISREG(mode) and name in FILES) and not (stat.S_ISDIR(mode) and name in DIRECTORIES):
@@ -87,31 +89,70 @@ def _nodes(graph: Any) -> Iterator[Any]:
         yield from function.node_def
 
 
-def _bytes(tensor: Any) -> float:
-    """How much room a constant takes once it is there: one number can stand for as many as its shape says."""
-    return math.prod(max(dim.size, 0) for dim in tensor.tensor_shape.dim) * max(tf.as_dtype(tensor.dtype).size, 1)
+def _tensors(message: Any) -> Iterator[Any]:
+    """Every tensor that is written anywhere in a message."""
+    if message.DESCRIPTOR.full_name == "tensorflow.TensorProto":
+        yield message
+        return
+    for field, value in message.ListFields():
+        if field.message_type is None:
+            continue
+        if field.message_type.GetOptions().map_entry:
+            held = [each for each in value.values() if hasattr(each, "DESCRIPTOR")]
+        else:
+            held = value if hasattr(value, "__len__") else [value]
+        for each in held:
+            yield from _tensors(each)
 
 
-def _check_graph(path: Path, model: Any) -> frozenset[str]:
-    """The operators of a model. Raises Refused for one that is not allowed, and for whatever else acts when a model is loaded."""
-    if len(model.meta_graphs) != 1 or list(model.meta_graphs[0].meta_info_def.tags) != ["serve"]:
-        raise _no(path, "it holds other graphs than the one that serves")
-    meta = model.meta_graphs[0]
-    if meta.asset_file_def:
-        raise _no(path, f"it reads a file, {meta.asset_file_def[0].filename}")
+def _bytes(path: Path, tensor: Any) -> int:
+    """How much room a constant takes once it is there: one number can stand for as many as its shape says. Raises: Refused."""
+    sizes = [dim.size for dim in tensor.tensor_shape.dim]
+    if min(sizes, default=0) < 0:
+        raise _no(path, "it holds a constant of a size below 0")
+    return math.prod(sizes) * max(tf.as_dtype(tensor.dtype).size, 1)
+
+
+def _check_operators(path: Path, meta: Any) -> frozenset[str]:
+    """The operators of a graph. Raises Refused for one that is not allowed, and for what asks to be compiled."""
     operators = frozenset(node.op for node in _nodes(meta.graph_def))
     if operators - OPERATORS:
         raise _no(path, f"it uses {', '.join(sorted(operators - OPERATORS))}, which no policy of tfpg does")
+    attributes = [each.attr for each in (*_nodes(meta.graph_def), *meta.graph_def.library.function)]
+    if any("_XlaMustCompile" in attr and attr["_XlaMustCompile"].b for attr in attributes):
+        raise _no(path, "it asks to be compiled, which takes time and memory anew for each number of rows")
+    return operators
+
+
+def _check_loading(path: Path, meta: Any) -> None:
+    """Raises Refused for whatever acts when a model is loaded: objects of other makers, and operations that initialise or restore."""
+    if meta.asset_file_def:
+        raise _no(path, f"it reads a file, {meta.asset_file_def[0].filename}")
+    if meta.collection_def or not meta.object_graph_def.nodes:
+        raise _no(path, "it is of TensorFlow 1")
     for node in meta.object_graph_def.nodes:
         kind = node.WhichOneof("kind")
-        if kind not in KINDS or (kind == "user_object" and node.user_object.identifier not in OBJECTS) or node.registered_saver:
-            raise _no(path, f"it holds an object of another kind, {node.user_object.identifier or kind}")
-    for node in _nodes(meta.graph_def):
-        if node.attr["_XlaMustCompile"].b:
-            raise _no(path, "it asks to be compiled, which takes time and memory anew for each number of rows")
-    room = sum(_bytes(node.attr["value"].tensor) for node in _nodes(meta.graph_def) if node.op == "Const")
+        named = node.registered_name or node.registered_saver or ("saveable" if node.saveable_objects else "")
+        if kind not in KINDS or named or (kind == "user_object" and node.user_object.identifier not in OBJECTS):
+            raise _no(path, f"it holds an object of another kind, {named or node.user_object.identifier or kind}")
+    idle = {node.name for node in meta.graph_def.node if node.op == "NoOp" and not node.input}
+    first = [output.name for name, s in meta.signature_def.items() if name.startswith("__") for output in s.outputs.values()]
+    if not {meta.saver_def.restore_op_name, *(name.split(":")[0] for name in first)} <= idle:
+        raise _no(path, "it does something when it is loaded")
+
+
+def _check_graph(path: Path, model: Any) -> frozenset[str]:
+    """The operators of a model. Raises Refused for a model that could do anything but compute, or that takes too much room."""
+    if len(model.meta_graphs) != 1 or list(model.meta_graphs[0].meta_info_def.tags) != ["serve"]:
+        raise _no(path, "it holds other graphs than the one that serves")
+    meta = model.meta_graphs[0]
+    operators = _check_operators(path, meta)
+    _check_loading(path, meta)
+    sizes = [_bytes(path, tensor) for tensor in _tensors(meta)]
+    objects = sum(node.WhichOneof("kind") == "constant" for node in meta.object_graph_def.nodes)
+    room = sum(sizes) + objects * max(sizes, default=0)
     if room > MOST_BYTES:
-        raise _no(path, f"its constants would take {room:,.0f} bytes, and {MOST_BYTES:,} are allowed")
+        raise _no(path, f"its constants would take {room:,} bytes, and {MOST_BYTES:,} are allowed")
     return operators
 
 
@@ -135,13 +176,22 @@ def _check_sheet(path: Path) -> dict[str, Any]:
 
 def read(path: Path) -> Reading:
     """Reads one version without executing any of it. Raises: Refused, saying what is wrong."""
-    _check_files(path)
     try:
+        _check_files(path)
         model = saved_model_pb2.SavedModel.FromString((path / "saved_model.pb").read_bytes())
+        operators = _check_graph(path, model)
+        return Reading(path, _check_sheet(path), operators)
     except DecodeError:
         raise _no(path, "saved_model.pb is no SavedModel") from None
-    operators = _check_graph(path, model)
-    return Reading(path, _check_sheet(path), operators)
+    except Refused:
+        raise
+    except Exception as error:
+        raise _no(path, f"it cannot be read ({' '.join(str(error).split())[:200]})") from None
+
+
+def loaded(path: Path) -> Any:
+    """The signatures of a policy. Nothing is restored: its parameters are constants."""
+    return tf.saved_model.load(str(path), options=tf.saved_model.LoadOptions(experimental_skip_checkpoint=True)).signatures
 
 
 class Replay(NamedTuple):
@@ -165,22 +215,34 @@ def _golden(path: Path) -> dict[str, dict[str, dict[str, np.ndarray]]]:
                 found.setdefault(name, {"inputs": {}, "outputs": {}})[side][tensor] = array
         if not found:
             raise ValueError
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile, EOFError):
+    except Exception:
         raise _no(path, f"{GOLDEN} is not what an export writes") from None
     return found
 
 
-def replay(path: Path, tolerance: float = 1e-5) -> Replay:
+def _asked(
+    path: Path, name: str, golden: dict[str, dict[str, np.ndarray]], signatures: Any
+) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """Of each output its name, what it was at the export, and what it is now. Raises: Refused if the policy does not answer."""
+    try:
+        answers = signatures[name](**{key: tf.constant(x) for key, x in golden["inputs"].items()})
+        yield from [(key, wanted, answers[key].numpy()) for key, wanted in golden["outputs"].items()]
+    except Exception as error:
+        raise _no(path, f"{name} does not answer ({' '.join(str(error).split())[:200]})") from None
+
+
+def replay(path: Path, signatures: Any = None, tolerance: float = 1e-5) -> Replay:
     """Asks a policy, loaded, what it was asked when it was exported.
 
-    The same machine gives the same bits; another one may round otherwise. Raises: Refused if an answer is another one.
+    The same machine gives the same bits; another one may round otherwise. Raises: Refused if an answer is another one, or none was kept.
     """
-    asked, signatures = _golden(path), tf.saved_model.load(str(path)).signatures
+    asked, signatures = _golden(path), loaded(path) if signatures is None else signatures
+    without = sorted(name for name in signatures if name != "metadata" and not asked.get(name, {}).get("outputs"))
+    if without:
+        raise _no(path, f"{GOLDEN} has no answers of {without[0]}")
     outputs, same, worst = 0, 0, 0.0
     for name, golden in asked.items():
-        answers = signatures[name](**{key: tf.constant(x) for key, x in golden["inputs"].items()})
-        for key, wanted in golden["outputs"].items():
-            found = answers[key].numpy()
+        for key, wanted, found in _asked(path, name, golden, signatures):
             outputs, same = outputs + 1, same + (found.tobytes() == wanted.tobytes() and found.dtype == wanted.dtype)
             if found.shape != wanted.shape or not np.allclose(found, wanted, rtol=tolerance, atol=tolerance):
                 raise _no(path, f"{name} does not answer as it did when it was exported: its {key} differs")

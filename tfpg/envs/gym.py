@@ -107,6 +107,19 @@ def _stop(envs: Any) -> None:
             pipe.close()
 
 
+def _close_each(envs: Any) -> None:
+    """Closes every environment of this process, also after one that fails at it. Raises: what the first of these raised."""
+    failures: list[Exception] = []
+    for env in envs.envs:
+        try:
+            env.close()
+        except Exception as error:
+            failures.append(error)
+    envs.closed = True
+    if failures:
+        raise failures[0]
+
+
 def _vectorise(vectorization: str, makers: list[Callable[[], Any]], mode: str) -> Any:
     import gymnasium
 
@@ -198,10 +211,10 @@ def _probe(name: str, arguments: dict[str, Any]) -> tuple[Any, Any, dict[str, An
         import tfpg.envs.registered  # noqa: F401
     try:
         env = gymnasium.make(name, **arguments)
+        env.close()
     except (Exception, SystemExit) as error:
         raise _explain(name, arguments, error) from error
     limit = env.spec.max_episode_steps
-    env.close()
     return env.observation_space, env.action_space, {**arguments, "max_episode_steps": limit if limit and limit > 0 else TIME_LIMIT}
 
 
@@ -284,7 +297,7 @@ def open_gymnasium(
         if vectorization == "async":
             _stop(envs)
         else:
-            call(envs.close)
+            call(_close_each, envs)
 
     return VectorEnvironment(name, spaces, complete["max_episode_steps"], reset, step, close)
 

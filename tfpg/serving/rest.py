@@ -176,7 +176,8 @@ async def _metadata(request: web.Request) -> web.Response:
 
 def _predict(loaded: Model, body: bytes, rows: int) -> bytes:
     signature, by_rows, given = read(loaded, body)
-    found = model.answer(loaded, signature, model.check(loaded, signature, given, rows))
+    model.check(loaded, signature, {name: (x.dtype, x.shape) for name, x in given.items()}, rows)
+    found = model.answer(loaded, signature, given)
     return json.dumps(written(by_rows, found), allow_nan=False).encode()
 
 

@@ -1,7 +1,6 @@
 """TensorFlow Serving's gRPC protocol, by its own definitions: Predict, GetModelMetadata and GetModelStatus."""
 
 import asyncio
-import math
 from concurrent.futures import Executor
 from typing import Any, NoReturn
 
@@ -28,24 +27,32 @@ CODES = {
 }
 
 
-def _array(name: str, proto: Any, most: int) -> Any:
-    """A tensor of a message. Raises: Refusal, before anything is made of it, for one that says it is larger than the message may be."""
-    size = math.prod(dim.size for dim in proto.tensor_shape.dim)
-    if size * 8 > most or any(dim.size < 0 for dim in proto.tensor_shape.dim):
-        raise Refusal(f"{name} says that it has {size:,} numbers, which is too many", "large")
+def _shape(name: str, proto: Any) -> tuple[Any, tuple[int, ...]]:
+    """Type and shape that a tensor of a message says it has. Raises: Refusal if it says nothing of the kind."""
+    try:
+        return tf.as_dtype(proto.dtype).as_numpy_dtype, tuple(int(dim.size) for dim in proto.tensor_shape.dim)
+    except TypeError:
+        raise Refusal(f"{name} is no tensor") from None
+
+
+def _array(name: str, proto: Any) -> Any:
+    """A tensor of a message, whose type and shape were checked: a single number may stand for as many as it says. Raises: Refusal."""
     try:
         return tf.make_ndarray(proto)
-    except (TypeError, ValueError, KeyError):
+    except (TypeError, ValueError, KeyError, OverflowError):
         raise Refusal(f"{name} is no tensor") from None
 
 
 def _named(shelf: Shelf, spec: Any) -> Model:
     """The version that a message names. Raises: Refusal if it is not served."""
+    loaded = shelf.model
     if spec.name != NAME:
         raise Refusal(f"model {spec.name!r} is unknown: {NAME} is served", "missing")
-    if spec.HasField("version") and spec.version.value != shelf.model.version:
-        raise Refusal(f"version {spec.version.value} is not served: {shelf.model.version} is", "missing")
-    return shelf.model
+    if spec.WhichOneof("version_choice") == "version_label":
+        raise Refusal(f"version label {spec.version_label!r} is unknown: version {loaded.version} is served", "missing")
+    if spec.HasField("version") and spec.version.value != loaded.version:
+        raise Refusal(f"version {spec.version.value} is not served: {loaded.version} is", "missing")
+    return loaded
 
 
 async def _abort(context: Any, refusal: Refusal) -> NoReturn:
@@ -61,8 +68,9 @@ class Prediction(prediction_service_pb2_grpc.PredictionServiceServicer):
 
     def _predict(self, request: Any) -> tuple[Model, str, Arrays]:
         loaded, signature = _named(self.shelf, request.model_spec), request.model_spec.signature_name or "serving_default"
-        given = {name: _array(name, proto, self.limits.bytes) for name, proto in request.inputs.items()}
-        return loaded, signature, model.answer(loaded, signature, model.check(loaded, signature, given, self.limits.rows))
+        model.check(loaded, signature, {name: _shape(name, proto) for name, proto in request.inputs.items()}, self.limits.rows)
+        given = {name: _array(name, proto) for name, proto in request.inputs.items()}
+        return loaded, signature, model.answer(loaded, signature, given)
 
     async def Predict(self, request: Any, context: Any) -> Any:  # noqa: N802
         try:

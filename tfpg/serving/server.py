@@ -34,10 +34,12 @@ def say(text: str) -> None:
     print(text, flush=True)
 
 
-async def _watch(shelf: Shelf, workers: concurrent.futures.Executor) -> None:
-    while True:
-        await asyncio.sleep(EVERY)
-        await asyncio.get_running_loop().run_in_executor(workers, shelf.look)
+async def _watch(shelf: Shelf) -> None:
+    """Looks for new versions, on a thread of its own: requests do not wait for one that is being loaded."""
+    with concurrent.futures.ThreadPoolExecutor(1) as own:
+        while True:
+            await asyncio.sleep(EVERY)
+            await asyncio.get_running_loop().run_in_executor(own, shelf.look)
 
 
 async def _serve(config: Config, shelf: Shelf, workers: concurrent.futures.Executor) -> None:
@@ -48,7 +50,7 @@ async def _serve(config: Config, shelf: Shelf, workers: concurrent.futures.Execu
     limits = rest.Limits(config.max_rows, config.max_bytes, config.request_timeout)
     runner = rest.web.AppRunner(rest.application(shelf, limits, workers), access_log=None, shutdown_timeout=PATIENCE)
     await runner.setup()
-    remote, watch = None, asyncio.create_task(_watch(shelf, workers))
+    remote, watch = None, asyncio.create_task(_watch(shelf))
     try:
         site = rest.web.TCPSite(runner, HOST, config.port)
         try:
@@ -67,15 +69,16 @@ async def _serve(config: Config, shelf: Shelf, workers: concurrent.futures.Execu
         say("Ending: requests under way are answered.")
     finally:
         watch.cancel()
-        if remote:
-            await remote.stop(PATIENCE)
-        await runner.cleanup()
+        await asyncio.gather(runner.cleanup(), *([remote.stop(PATIENCE)] if remote else []))
 
 
 def serve(config: Config) -> int:
     """Serves the policy that --policy names. Returns the exit code, 0 once it was asked to end."""
     _parts(config)
     shelf = Shelf(Path(config.policy or config.workdir), config.trust, say)
-    with concurrent.futures.ThreadPoolExecutor(WORKERS) as workers:
+    workers = concurrent.futures.ThreadPoolExecutor(WORKERS)
+    try:
         asyncio.run(_serve(config, shelf, workers))
+    finally:
+        workers.shutdown(wait=False, cancel_futures=True)
     return 0
