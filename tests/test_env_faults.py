@@ -270,7 +270,7 @@ gymnasium.register("faults/Stubborn-v0", Stubborn, max_episode_steps=100, disabl
 
 
 def test_a_first_reset_that_fails_and_a_close_that_fails_are_replaced_too():
-    small = {"engine": "sync", "envs": 2, "horizon": 20, "hidden": "4"}
+    small = {"engine": "sync", "envs": 2, "horizon": 15, "hidden": "4"}
     parts = build.setup(configured(env="faults/Stubborn-v0", max_env_restarts=3, **small))
     state, Stubborn.broken = initial_state(parts.learner, tf.constant([1, 2])), 2
     parts.engine.begin(tf.constant([1, 2]))
