@@ -3,7 +3,7 @@
    act POLICY INPUT OUTPUT WIDTH < observations
 
    POLICY is a version of a policy, runs/.../policy/1. INPUT and OUTPUT are the tensors of a signature as policy/1/assets.extra/policy.json
-   names them, such as serving_default_observation:0 and PartitionedCall_2:0. Standard input holds observations, WIDTH numbers each; the
+   names them, such as serving_default_observation:0 and StatefulPartitionedCall_3:0. Standard input holds observations, WIDTH numbers each; the
    answers go to standard output, a line for each row. Exit code: 0, or 1 with a sentence on standard error.
 
    How to compile it stands in docs/serving.md. */
