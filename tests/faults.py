@@ -214,7 +214,7 @@ def k5(count: int) -> list[str]:
         for i in range(count):
             path = Path(directory) / f"gone{i}"
             process = started(*flags, "--total_steps=10000000", f"--workdir={path}")
-            while saved(path) < 2:
+            while saved(path) < 2 and process.poll() is None:
                 time.sleep(0.05)
             shutil.rmtree(path)
             _, err = process.communicate(timeout=300)
@@ -230,7 +230,7 @@ def k6(count: int) -> list[str]:
         for i in range(count):
             path, number = Path(directory) / str(i), draw.choice([signal.SIGTERM, signal.SIGINT])
             process = started(*SMALL, "--total_steps=100000000", "--seed=5", f"--workdir={path}")
-            while not metrics.read(path):
+            while not metrics.read(path) and process.poll() is None:
                 time.sleep(0.02)
             time.sleep(draw.random())
             begun = time.monotonic()

@@ -22,7 +22,7 @@ import tensorflow as tf
 
 from tfpg import signatures
 from tfpg.errors import RunFault, UsageError
-from tfpg.export import fingerprint, publish
+from tfpg.export import FORMAT, fingerprint, publish
 from tfpg.learner import Learner
 from tfpg.signatures import Signature
 from tfpg.types import Spaces, TrainState
@@ -150,7 +150,7 @@ def export(
         with _silent():
             write(path, made)
             found[0] = _compared(path, load(path), made, state, spaces)
-        sheet = {"format": 1, **(about or {}), "fingerprint": fingerprint(state)}
+        sheet = {"format": FORMAT, **(about or {}), "fingerprint": fingerprint(state)}
         (path / "policy.json").write_text(json.dumps(sheet, indent=1) + "\n")
 
     try:

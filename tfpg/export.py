@@ -27,6 +27,7 @@ from tfpg.signatures import Signature
 from tfpg.types import Spaces, TrainState
 
 EXTRA = "assets.extra"
+FORMAT = 1
 SHEET, GOLDEN = f"{EXTRA}/policy.json", f"{EXTRA}/golden.npz"
 
 
@@ -101,7 +102,7 @@ def digests(path: Path) -> dict[str, str]:
 
 def _write(path: Path, learner: Learner, state: TrainState, spaces: Spaces, about: dict[str, Any]) -> None:
     """A version and what lies beside it."""
-    about = {"format": 1, **about, "fingerprint": fingerprint(state)}
+    about = {"format": FORMAT, **about, "fingerprint": fingerprint(state)}
     made = signatures.make(learner, state, spaces)
     actor = Actor(made, json.dumps(about))
     tf.saved_model.save(actor, str(path), dict(actor.uses))

@@ -20,10 +20,9 @@ from tensorflow.core.protobuf import saved_model_pb2
 
 from tfpg.config import Config
 from tfpg.errors import UsageError
-from tfpg.export import GOLDEN, SHEET, digests
+from tfpg.export import FORMAT, GOLDEN, SHEET, digests
 from tfpg.files import numbered
 
-FORMAT = 1
 FILES = ("saved_model.pb", "variables/variables.index", "variables/variables.data-00000-of-00001", SHEET, GOLDEN)
 DIRECTORIES = ("variables", "assets", "assets.extra")
 MOST_BYTES = 2**31

@@ -142,13 +142,11 @@ async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
         return _failed(error.status, f"the body is too large: at most {request.app[LIMITS].bytes:,} bytes are allowed")
     except web.HTTPException as error:
         return _failed(error.status, f"{request.method} {request.path}: {error.reason}")
-    except Exception as error:
-        if not isinstance(error, asyncio.TimeoutError):
-            print(
-                f"A request failed within the server: {type(error).__name__}: {' '.join(str(error).split())}", file=sys.stderr, flush=True
-            )
-            return _failed(500, "the server failed; what happened is in its own output")
+    except asyncio.TimeoutError:
         return _failed(STATUS["late"], f"no answer within --request_timeout={request.app[LIMITS].seconds:g} seconds")
+    except Exception as error:
+        print(f"A request failed within the server: {type(error).__name__}: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+        return _failed(500, "the server failed; what happened is in its own output")
 
 
 SHELF = web.AppKey("shelf", Shelf)
