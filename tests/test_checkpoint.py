@@ -36,13 +36,13 @@ def names(directory):
 
 def test_what_was_saved_is_read(tmp_path):
     save(tmp_path, 4)
-    assert_is(checkpoint.latest(tmp_path, state(0), repair=True), 4)
+    assert_is(checkpoint.latest(tmp_path, lambda _: state(0), repair=True), 4)
 
 
 def test_the_newest_is_read_by_number_and_few_are_kept(tmp_path):
     for number in (8, 9, 10, 11):
         save(tmp_path, number)
-    assert_is(checkpoint.latest(tmp_path, state(0), repair=True), 11)
+    assert_is(checkpoint.latest(tmp_path, lambda _: state(0), repair=True), 11)
     assert names(tmp_path) == ["10", "11", "9"]
 
 
@@ -71,7 +71,7 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_taken(file, damage
     save(tmp_path, 1)
     save(tmp_path, 2)
     {**DAMAGES, "nonsense": nonsense}[damage](tmp_path / "2" / file)
-    assert_is(checkpoint.latest(tmp_path, state(0), repair=True), 1)
+    assert_is(checkpoint.latest(tmp_path, lambda _: state(0), repair=True), 1)
     assert names(tmp_path) == ["1", "2.bad"]
     assert "2 is damaged" in capsys.readouterr().out
 
@@ -80,9 +80,9 @@ def test_all_damaged_is_an_error_never_a_fresh_start(tmp_path):
     save(tmp_path, 1)
     (tmp_path / "1" / "state.index").unlink()
     with pytest.raises(RunFault, match="holds no checkpoint"):
-        checkpoint.latest(tmp_path, state(0), repair=True)
+        checkpoint.latest(tmp_path, lambda _: state(0), repair=True)
     with pytest.raises(RunFault, match="holds no checkpoint"):
-        checkpoint.latest(tmp_path / "nowhere", state(0), repair=True)
+        checkpoint.latest(tmp_path / "nowhere", lambda _: state(0), repair=True)
 
 
 def test_another_network_does_not_fit(tmp_path):
@@ -90,7 +90,7 @@ def test_another_network_does_not_fit(tmp_path):
     other = state(0)
     other["train"][0]["kernel"] = tf.zeros([2, 3])
     with pytest.raises(RunFault, match="another network"):
-        checkpoint.latest(tmp_path, other, repair=True)
+        checkpoint.latest(tmp_path, lambda _: other, repair=True)
     assert names(tmp_path) == ["1"]
 
 
@@ -99,7 +99,7 @@ def test_a_mere_reader_touches_nothing(tmp_path, capsys):
     save(tmp_path, 2)
     (tmp_path / "2" / "state.index").unlink()
     (tmp_path / "3.tmp").mkdir()
-    assert_is(checkpoint.latest(tmp_path, state(0), repair=False), 1)
+    assert_is(checkpoint.latest(tmp_path, lambda _: state(0), repair=False), 1)
     assert names(tmp_path) == ["1", "2", "3.tmp"]
     assert "2 is damaged" in capsys.readouterr().out
 
@@ -112,7 +112,7 @@ def test_an_error_of_the_machine_is_no_damage(tmp_path, monkeypatch):
 
     monkeypatch.setattr(checkpoint, "_digest", exhausted)
     with pytest.raises(OSError, match="Too many"):
-        checkpoint.latest(tmp_path, state(0), repair=True)
+        checkpoint.latest(tmp_path, lambda _: state(0), repair=True)
     assert names(tmp_path) == ["1"]
 
 
@@ -123,7 +123,7 @@ def test_a_manifest_cannot_point_elsewhere(tmp_path):
     manifest["files"]["../secret"] = checkpoint._digest(tmp_path / "secret")
     (tmp_path / "1" / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(RunFault):
-        checkpoint.latest(tmp_path, state(0), repair=True)
+        checkpoint.latest(tmp_path, lambda _: state(0), repair=True)
 
 
 @pytest.mark.parametrize("content", ["[]", "null", '{"files": 5, "leaves": [], "counters": {}}', None])
@@ -133,20 +133,20 @@ def test_a_manifest_of_another_kind_is_damage(content, tmp_path):
     manifest = json.loads((tmp_path / "2" / "manifest.json").read_text())
     text = json.dumps({**manifest, "counters": {}}) if content is None else content
     (tmp_path / "2" / "manifest.json").write_text(text)
-    assert_is(checkpoint.latest(tmp_path, state(0), repair=True), 1)
+    assert_is(checkpoint.latest(tmp_path, lambda _: state(0), repair=True), 1)
 
 
 def test_names_that_only_look_like_numbers_are_passed_over(tmp_path):
     save(tmp_path, 1)
     (tmp_path / "²").mkdir()
     (tmp_path / "9").write_text("a file")
-    assert_is(checkpoint.latest(tmp_path, state(0), repair=False), 1)
+    assert_is(checkpoint.latest(tmp_path, lambda _: state(0), repair=False), 1)
 
 
 def test_a_save_that_died_midway_is_swept_away(tmp_path):
     save(tmp_path, 1)
     shutil.copytree(tmp_path / "1", tmp_path / "2.tmp")
-    assert_is(checkpoint.latest(tmp_path, state(0), repair=True), 1)
+    assert_is(checkpoint.latest(tmp_path, lambda _: state(0), repair=True), 1)
     assert names(tmp_path) == ["1"]
 
 
@@ -162,6 +162,6 @@ def test_a_save_that_fails_leaves_the_last_one(call, tmp_path, monkeypatch):
         patch.setattr(*target, fail)
         with pytest.raises(RunFault, match=r"2 cannot be written.*No space left"):
             save(tmp_path, 2)
-    assert_is(checkpoint.latest(tmp_path, state(0), repair=True), 1)
+    assert_is(checkpoint.latest(tmp_path, lambda _: state(0), repair=True), 1)
     save(tmp_path, 2)
-    assert_is(checkpoint.latest(tmp_path, state(0), repair=True), 2)
+    assert_is(checkpoint.latest(tmp_path, lambda _: state(0), repair=True), 2)

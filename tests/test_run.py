@@ -145,6 +145,43 @@ def test_a_finished_run_evaluates_exports_and_learns_on(tmp_path, capfd):
     assert (code, "is finished" in out, (directory / "policy" / "4").exists()) == (0, True, False)
 
 
+FALLING = [*SMALL, "--jit=false", "--eval_every=1", "--schedule=constant", "--checkpoint_every=2", "--seed=3"]
+
+
+def test_the_best_policy_that_was_evaluated_is_kept_and_shipped_if_asked(tmp_path, capfd):
+    """Of a run that does not only get better: the policy is the one that the run had after the best of its evaluations."""
+    directory = tmp_path / "run"
+    assert call(capfd, *FALLING, "--select=best", f"--workdir={directory}")[0] == 0
+    rows = metrics.read(directory)
+    best = max(rows, key=lambda row: row["eval_return"])
+    assert best["steps"] < rows[-1]["steps"]
+    summary = json.loads((directory / "summary.json").read_text())
+    assert summary["policy_steps"] == best["steps"]
+    assert call(capfd, *FALLING, f"--total_steps={best['steps']}", f"--workdir={tmp_path}/short")[0] == 0
+    print_of = lambda path: json.loads((path / "assets.extra" / "policy.json").read_text())["fingerprint"]  # noqa: E731
+    assert print_of(directory / "policy" / "1") == print_of(tmp_path / "short" / "policy" / "1")
+    for select, steps in (("last", rows[-1]["steps"]), ("best", best["steps"])):
+        assert f"after {steps:,} steps" in call(capfd, "--mode=export", f"--select={select}", f"--workdir={directory}")[1]
+        assert call(capfd, "--mode=evaluate", f"--select={select}", f"--workdir={directory}")[0] == 0
+        assert json.loads((directory / "evaluation.json").read_text())["steps"] == steps
+    assert print_of(directory / "policy" / "2") != print_of(directory / "policy" / "3") == print_of(directory / "policy" / "1")
+
+
+@pytest.mark.parametrize("stop", [2, 3, 5])
+def test_a_run_that_goes_on_knows_the_best_so_far(stop, tmp_path, capfd, monkeypatch):
+    for name in ("whole", "parts"):
+        if name == "parts":
+            assert call(capfd, *FALLING, f"--total_steps={256 * stop}", f"--workdir={tmp_path}/parts")[0] == 0
+        given = ["--resume", "--total_steps=2048"] if name == "parts" else FALLING
+        assert call(capfd, *given, "--select=best", f"--workdir={tmp_path}/{name}")[0] == 0
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_without_evaluations_there_is_no_best(tmp_path, capfd):
+    code, _, err = call(capfd, *SMALL, "--select=best", f"--workdir={tmp_path}/run")
+    assert (code, err) == (2, "run.py: --select=best needs evaluations to choose from: --eval_every says how often there is one.\n")
+
+
 def test_a_reached_goal_stops_early(tmp_path, capfd):
     goal = ["--stop_at_return=20", "--eval_every=2", "--total_steps=400000", f"--workdir={tmp_path}/run"]
     code, out, _ = call(capfd, *SMALL, "--eval_episodes=10", *goal)
@@ -203,6 +240,21 @@ def test_an_unwritable_policy_ends_with_a_sentence_and_the_checkpoint_stays(tmp_
     assert code == 1
     assert err == f"run.py: {tmp_path}/run/policy/1 cannot be written: [Errno 28] No space left on device\n"
     assert parameters(tmp_path / "run")[1]["steps"] == 2048
+
+
+def test_a_directory_that_is_gone_ends_the_run_with_a_sentence_and_is_not_made_anew(tmp_path, capfd, monkeypatch):
+    """A new one would hold no flags to go on with."""
+    iterate = train.Run.iterate
+
+    def gone(self):
+        if self.counters.iteration == 2:
+            shutil.rmtree(tmp_path / "run")
+        return iterate(self)
+
+    monkeypatch.setattr(train.Run, "iterate", gone)
+    code, _, err = call(capfd, *SMALL, "--jit=false", "--checkpoint_every=1", f"--workdir={tmp_path}/run")
+    assert (code, err.count("\n"), f"{tmp_path}/run/checkpoints/3 cannot be written" in err) == (1, 1, True)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_broken_environment_ends_with_a_sentence_and_what_was_learned_is_saved(tmp_path, capfd, monkeypatch):

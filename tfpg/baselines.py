@@ -122,11 +122,14 @@ def pooled(return_t: tf.Tensor, mask_t: tf.Tensor) -> tf.Tensor:
     """b = sum_{j,u} G_{j,u} / sum_j T_j, one number for all steps   (PG-132): common practice, and biased.
 
     With fixed T, E[estimate] = grad J - 1/(N T) E[sum_t g_t sum_u G_u], which is no multiple of grad J.
+    Summed as distances from the largest, it is exact where all are equal: what rounding would leave of a sum, `standardise` makes ones of.
     Args: return_t [T, N]; mask_t [T, N] bool. Returns: [T, N], constant. Raises: ValueError if the shapes differ.
     """
     checks.axes(return_t=(return_t, "T N"), mask_t=(mask_t, "T N"))
-    average = tf.math.divide_no_nan(tf.reduce_sum(inside(mask_t, return_t)), tf.reduce_sum(tf.cast(mask_t, return_t.dtype)))
-    return tf.fill(tf.shape(return_t), average)
+    n = tf.reduce_sum(tf.cast(mask_t, return_t.dtype))
+    largest = tf.reduce_max(tf.where(mask_t, return_t, return_t.dtype.min))
+    average = largest + tf.math.divide_no_nan(tf.reduce_sum(inside(mask_t, return_t - largest)), n)
+    return tf.fill(tf.shape(return_t), tf.where(n > 0, average, tf.zeros_like(average)))
 
 
 @checks.component

@@ -10,15 +10,18 @@ manifest fits; a damaged one is passed over, and set aside as `<iteration>.bad` 
 import hashlib
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
 
 from tfpg.errors import Misfit, RunFault
-from tfpg.files import commit, numbered
+from tfpg.files import commit, numbered, why
 from tfpg.types import Nest
 
+Like = Callable[[dict[str, Any]], Nest]
+"""A nest that is shaped as the state of a checkpoint with these counters."""
 KEEP = 3
 # What wrong content raises, before TensorFlow reads a byte of it.
 DAMAGE = (ValueError, KeyError, TypeError, AttributeError, FileNotFoundError, NotADirectoryError, IsADirectoryError)
@@ -38,14 +41,16 @@ def save(directory: Path, number: int, state: Nest, counters: dict[str, Any], ma
 
     Args: made_with: what its bits depend on beside the flags, such as versions.
 
-    Raises: RunFault, naming the path, if the disk does not take it; older checkpoints stay as they are.
+    Raises: RunFault, naming the path, if the disk does not take it, or what `directory` lies in is gone: made anew, it
+    would hold nothing to go on with. Older checkpoints stay as they are.
     """
     final, temporary = directory / str(number), directory / f"{number}.tmp"
     if final.exists():
         return final
     try:
         shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
+        directory.mkdir(exist_ok=True)
+        temporary.mkdir()
         variables = [tf.Variable(leaf, trainable=False) for leaf in tf.nest.flatten(state)]
         tf.train.Checkpoint(leaves=variables).write(str(temporary / "state"))
         files = {path.name: _digest(path) for path in temporary.iterdir()}
@@ -53,14 +58,14 @@ def save(directory: Path, number: int, state: Nest, counters: dict[str, Any], ma
         (temporary / "manifest.json").write_text(json.dumps(manifest, indent=1))
         commit(temporary, final)
     except (tf.errors.OpError, OSError) as error:
-        raise RunFault(f"{final} cannot be written: {error}") from error
+        raise RunFault(f"{final} cannot be written: {why(error)}") from error
     for old in numbered(directory)[:-KEEP]:
         shutil.rmtree(old, ignore_errors=True)
     return final
 
 
-def read(path: Path, like: Nest) -> tuple[Nest, dict[str, Any]]:
-    """The state, shaped like `like`, and the counters of one checkpoint.
+def read(path: Path, like: Like) -> tuple[Nest, dict[str, Any]]:
+    """The state, shaped as `like` says, and the counters of one checkpoint.
 
     Raises: one of DAMAGE if its files are not those that were written; RunFault if they hold something else.
     """
@@ -71,14 +76,15 @@ def read(path: Path, like: Nest) -> tuple[Nest, dict[str, Any]]:
     counters = manifest["counters"]
     if counters["iteration"] != int(path.name) or not all(isinstance(count, (int, float)) for count in counters.values()):
         raise ValueError("its counters are not those that were written")
-    if manifest["leaves"] != _describe(like):
+    expected = like(counters)
+    if manifest["leaves"] != _describe(expected):
         raise Misfit(f"{path} holds another network or algorithm than the run's flags describe.")
-    variables = [tf.Variable(tf.zeros_like(leaf), trainable=False) for leaf in tf.nest.flatten(like)]
+    variables = [tf.Variable(tf.zeros_like(leaf), trainable=False) for leaf in tf.nest.flatten(expected)]
     try:
         tf.train.Checkpoint(leaves=variables).read(str(path / "state")).assert_consumed()
     except tf.errors.OpError as error:
-        raise RunFault(f"{path} cannot be read: {' '.join(str(error).split())}") from error
-    return tf.nest.pack_sequence_as(like, [tf.convert_to_tensor(variable) for variable in variables]), counters
+        raise RunFault(f"{path} cannot be read: {why(error)}") from error
+    return tf.nest.pack_sequence_as(expected, [tf.convert_to_tensor(variable) for variable in variables]), counters
 
 
 def made_with(directory: Path) -> dict[str, str]:
@@ -90,7 +96,7 @@ def made_with(directory: Path) -> dict[str, str]:
         return {}
 
 
-def latest(directory: Path, like: Nest, repair: bool) -> tuple[Nest, dict[str, Any]]:
+def latest(directory: Path, like: Like, repair: bool) -> tuple[Nest, dict[str, Any]]:
     """The newest checkpoint that is whole; damaged ones are passed over with a sentence each.
 
     With `repair` (the run that owns the directory) they are also renamed to `.bad`, and what an interrupted save left is removed.

@@ -119,6 +119,7 @@ class Config:
     eval_episodes: int = option(100, JUDGE, "greedy episodes of an evaluation, and episodes to collect", low=1, high=1_000_000)
     eval_every: int = option(0, JUDGE, "iterations between evaluations; 0: only at the end", low=0, high=2**31 - 1)
     stop_at_return: float = option(math.nan, JUDGE, "stop once an evaluation (every 10 iterations if eval_every is 0) reaches it")
+    select: str = option("last", JUDGE, "policy to judge and export: last; best: of all that were evaluated", choices=("last", "best"))
     checkpoint_every: int = option(50, JUDGE, "iterations between checkpoints; there is one at the end too", low=1, high=2**31 - 1)
     progress: str = option("auto", JUDGE, "live, plain, none; auto: live on a terminal", choices=("auto", "live", "plain", "none"))
     tensorboard: bool = option(True, JUDGE, "write events, if tensorboard is installed")
@@ -197,7 +198,7 @@ READ_IN = {
 SHIPPING = ("verify", "serve")
 """The modes that take an exported policy and not a run."""
 PLACES = ("mode", "workdir", "resume", "cache", *READ_IN)  # where a run lies and what is done with it: not part of what the run is
-CARE = ("env_timeout", "max_env_restarts", "check_bounds")
+CARE = ("env_timeout", "max_env_restarts", "check_bounds", "select")
 FREE = (
     *PLACES,
     *CARE,
@@ -404,6 +405,8 @@ def check(config: Config) -> Config:
             f"--env_timeout={config.env_timeout:g} goes with --engine=async, where an environment that hangs can be ended, "
             f"not with --engine={config.engine}."
         )
+    if config.select == "best" and not config.eval_every and math.isnan(config.stop_at_return) and config.mode == "train":
+        raise UsageError("--select=best needs evaluations to choose from: --eval_every says how often there is one.")
     if config.autoreset != "auto" and config.engine not in ("sync", "async"):
         raise UsageError(f"--autoreset={config.autoreset} goes with --engine=sync or async, not with --engine={config.engine}.")
     return config

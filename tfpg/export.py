@@ -21,7 +21,7 @@ from tensorflow.core.protobuf import saved_model_pb2
 
 from tfpg import signatures
 from tfpg.errors import RunFault
-from tfpg.files import commit, numbered
+from tfpg.files import commit, numbered, why
 from tfpg.learner import Learner
 from tfpg.signatures import Signature
 from tfpg.types import Spaces, TrainState
@@ -127,7 +127,7 @@ def publish(directory: Path, write: Callable[[Path], None]) -> Path:
         write(temporary)
         commit(temporary, final)
     except (tf.errors.OpError, OSError) as error:
-        raise RunFault(f"{final} cannot be written: {error}") from error
+        raise RunFault(f"{final} cannot be written: {why(error)}") from error
     return final
 
 

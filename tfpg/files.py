@@ -1,7 +1,13 @@
 """Files that are there in one piece or not at all, also after a power failure."""
 
 import os
+import re
 from pathlib import Path
+
+
+def why(error: Exception) -> str:
+    """What an error of the disk says, on one line and without the names that TensorFlow puts around it."""
+    return re.sub(r"\{\{.*?\}\} *| *\[Op:\w*\]", "", " ".join(str(error).split()))
 
 
 def sync(path: Path) -> None:

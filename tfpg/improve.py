@@ -93,7 +93,8 @@ def natural(step: Step) -> Callable[..., tuple[Nest, Nest, Info]]:
         curvature = tf.maximum(trees.dot(d, g - solution.rest) - eta * dd, eta * dd)
         direction = Direction(trees.unflatten(d, params), curvature)
         params, info = step(problem, params, direction, settings, pace)
-        return params, memory, {"gradient_norm": trees.norm(g), "cg_residual": solution.residual, **info}
+        known = {"gradient_norm": trees.norm(g), "cg_residual": solution.residual, "cg_breakdown": tf.cast(solution.broken, g.dtype)}
+        return params, memory, {**known, **info}
 
     return improve
 
@@ -132,7 +133,7 @@ def backtracking(problem: Problem, params: Nest, direction: Direction, settings:
     _, alpha, accepted = tf.while_loop(more, shorter, (tf.constant(1), alpha_0, acceptable(alpha_0)))
     alpha = tf.where(accepted, alpha, tf.zeros_like(alpha))
     info = {"step_size": alpha, "kl_radius": radius, "accepted": tf.cast(accepted, alpha.dtype)}
-    return trees.axpy(alpha, direction.d, params), info
+    return trees.select(accepted, trees.axpy(alpha, direction.d, params), params), info
 
 
 IMPROVEMENTS = {

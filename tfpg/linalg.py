@@ -10,12 +10,16 @@ from tfpg.types import Nest
 
 
 class Solution(NamedTuple):
-    """x with A x = b up to `rest` = b - A x, as the recursion sees it, after `iterations` products; `residual` = ||rest|| / ||b||."""
+    """x with A x = b up to `rest` = b - A x, as the recursion sees it, after `iterations` products; `residual` = ||rest|| / ||b||.
+
+    `broken` says that it ended at a direction p without curvature, p.Ap <= 0 or no number: A is singular there, or not what it should be.
+    """
 
     x: Nest
     residual: tf.Tensor
     iterations: tf.Tensor
     rest: Nest
+    broken: tf.Tensor
 
 
 def conjugate_gradient(matvec: Callable[[Nest], Nest], b: Nest, iterations: int, tolerance: float = 1e-10) -> Solution:
@@ -44,9 +48,9 @@ def conjugate_gradient(matvec: Callable[[Nest], Nest], b: Nest, iterations: int,
         return k + 1, trees.axpy(alpha, p, x), r, trees.axpy(rr_next / rr, p, r), rr_next, curved
 
     start = (tf.constant(0), trees.zeros_like(b), b, b, bb, tf.constant(True))
-    k, x, rest, _, rr, _ = tf.while_loop(unfinished, step, start)
+    k, x, rest, _, rr, curved = tf.while_loop(unfinished, step, start)
     safe = tf.where(bb > 0, bb, tf.ones_like(bb))
-    return tf.nest.map_structure(tf.stop_gradient, Solution(x, tf.sqrt(rr / safe), k, rest))
+    return tf.nest.map_structure(tf.stop_gradient, Solution(x, tf.sqrt(rr / safe), k, rest, ~curved))
 
 
 def identity(matrix: tf.Tensor) -> tf.Tensor:

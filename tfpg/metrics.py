@@ -27,6 +27,8 @@ COLUMNS = {
     "overlap": "least effective sample size of the batch over its size, over the updates of this iteration",
     "penalty": "beta of the KL penalty after the update; with --guidance its w_r",
     "cg_residual": "relative residual of the conjugate gradient, ||g - (F + eta I) x|| / ||g||",
+    "cg_breakdown": "1 if conjugate gradient met a direction without curvature, p.Fp <= 0, and ended there",
+    "constant_advantages": "1 if every advantage of the batch was the same, up to rounding: it says nothing about what is better",
     "entropy": "mean entropy of the policy before the update, in nats",
     "explained_variance": "1 - Var(target - V)/Var(target) of the critic before its fit",
     "value_rmse": "root mean square error of the critic before its fit, in units of reward",
@@ -37,6 +39,15 @@ COLUMNS = {
 }
 
 Row = dict[str, Any]
+
+COUNTED = ("skipped", "refused", "cg_breakdown", "constant_advantages", "env_restarts")
+"""Columns that count what went wrong and was mended."""
+
+
+def events(rows: list[Row]) -> dict[str, int]:
+    """How often each thing went wrong, and was mended, in the iterations of a run."""
+    counts = {name: round(sum(row[name] or 0 for row in rows)) for name in COUNTED}
+    return {**counts, "line_search_failed": sum(row["accepted"] == 0 for row in rows)}
 
 
 def clean(value: Any) -> Any:

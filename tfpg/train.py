@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfpg import acting, build, checkpoint, convert, demonstrations, engines, evaluate, report, workdir
+from tfpg import acting, build, checkpoint, convert, demonstrations, engines, evaluate, metrics, report, workdir
 from tfpg.build import Setup
 from tfpg.config import Config
 from tfpg.errors import Misfit, Stopped, UsageError
@@ -41,6 +41,8 @@ class Counters:
     steps: int = 0
     episodes: int = 0
     seconds: float = 0.0
+    best_return: float = -math.inf  # of the evaluations so far
+    best_steps: int = 0  # when it was; 0 without evaluations
 
 
 class Interrupt:
@@ -80,6 +82,7 @@ class Run:
         self.state: TrainState = initial_state(parts.learner, self.init_seed)
         if config.guidance:
             self.state = self.state._replace(penalty=tf.constant(config.guidance))
+        self.best = self.state
         self.carry: Nest = ()
         self.first_iteration_seconds = math.nan
 
@@ -89,19 +92,22 @@ class Run:
     def restore(self, repair: bool) -> None:
         """Takes the newest whole checkpoint. Environments in Python cannot be saved: they begin anew, from a seed of their own."""
         self.begin()
-        kept = {"train": self.state, "carry": self.carry}
+        like = lambda counters: self.kept(counters.get("best_steps", 0) > 0)  # noqa: E731
         try:
-            kept, counters = checkpoint.latest(self.directory / "checkpoints", kept, repair)
+            kept, counters = checkpoint.latest(self.directory / "checkpoints", like, repair)
         except Misfit as error:
             raise UsageError(f"{self.directory / 'run.flags'} does not fit its checkpoint: {error}") from None
         self.counters = Counters(**counters)
         if not tf.nest.flatten(self.carry):
             self.begin()
-        self.state, self.carry = kept["train"], kept["carry"]
+        self.state, self.carry, self.best = kept["train"], kept["carry"], kept.get("best", kept["train"])
+
+    def kept(self, best: bool) -> dict[str, Nest]:
+        """What a checkpoint holds; the best state so far only where one was evaluated."""
+        return {"train": self.state, "carry": self.carry, **({"best": self.best} if best else {})}
 
     def save(self) -> Path:
-        kept = {"train": self.state, "carry": self.carry}
-        counters = dataclasses.asdict(self.counters)
+        kept, counters = self.kept(self.counters.best_steps > 0), dataclasses.asdict(self.counters)
         return checkpoint.save(self.directory / "checkpoints", self.counters.iteration, kept, counters, made_with())
 
     def iterate(self) -> Row:
@@ -114,7 +120,13 @@ class Run:
         if math.isnan(self.first_iteration_seconds):
             self.first_iteration_seconds = seconds
         done, past = row["steps"], self.counters
-        counters = Counters(past.iteration + 1, past.steps + done, past.episodes + row["episodes"], past.seconds + seconds)
+        counters = dataclasses.replace(
+            past,
+            iteration=past.iteration + 1,
+            steps=past.steps + done,
+            episodes=past.episodes + row["episodes"],
+            seconds=past.seconds + seconds,
+        )
         self.state, self.carry, self.counters = state, carry, counters
         return {**row, **dataclasses.asdict(self.counters), "steps_per_second": done / seconds}
 
@@ -127,9 +139,22 @@ class Run:
         seed = tf.random.experimental.stateless_fold_in(self.judge_seed, self.counters.iteration)
         return tf.random.experimental.stateless_fold_in(seed, PURPOSES.index(purpose))
 
-    def judge(self, purpose: str) -> np.ndarray:
+    def judge(self, purpose: str, state: TrainState | None = None) -> np.ndarray:
         """Returns of greedy episodes, other ones for each purpose: what decided to stop is not what the result is measured by."""
-        return self.parts.engine.evaluate(self.state, self.seed_for(purpose), self.config.eval_episodes)
+        return self.parts.engine.evaluate(state or self.state, self.seed_for(purpose), self.config.eval_episodes)
+
+    def evaluate(self) -> float:
+        """Mean return of the policy as it is now, which is kept if it is the best so far."""
+        found = float(np.mean(self.judge("progress")))
+        if found > self.counters.best_return:
+            self.best, self.counters = self.state, dataclasses.replace(self.counters, best_return=found, best_steps=self.counters.steps)
+        return found
+
+    def selected(self) -> tuple[TrainState, int]:
+        """The state that --select asks for, and how many steps it has learned from."""
+        if self.config.select == "best" and self.counters.best_steps:
+            return self.best, self.counters.best_steps
+        return self.state, self.counters.steps
 
 
 def device(run: Run) -> str:
@@ -166,7 +191,7 @@ def loop(run: Run, log: Log, progress: report.Progress, interrupt: Interrupt) ->
             row = run.iterate()
             try:
                 if eval_every and run.counters.iteration % eval_every == 0:
-                    row["eval_return"] = float(np.mean(run.judge("progress")))
+                    row["eval_return"] = run.evaluate()
                     solved = wanted and row["eval_return"] >= config.stop_at_return
             finally:
                 progress.update(log.write(row))
@@ -218,7 +243,7 @@ def about(run: Run) -> dict[str, Any]:
         "algo": config.algo,
         "env": config.env,
         "seed": config.seed,
-        "steps": run.counters.steps,
+        "steps": run.selected()[1],
         "versions": versions(),
         "flags": flags,
     }
@@ -227,10 +252,6 @@ def about(run: Run) -> dict[str, Any]:
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Writes a JSON file in one piece."""
     write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
-
-
-EVENTS = ("skipped", "refused", "env_restarts")
-"""Columns of the metrics that count what went wrong and was mended."""
 
 
 def tell_events(config: Config, rows: list[Row], events: dict[str, int]) -> None:
@@ -245,6 +266,13 @@ def tell_events(config: Config, rows: list[Row], events: dict[str, int]) -> None
             f"{events['refused']:,} of {made:,} updates were refused: the sample's effective share fell below --least_overlap="
             f"{config.least_overlap:g} ({least}), so it said too little about the policy."
         )
+    for name, what in (
+        ("cg_breakdown", "conjugate gradient met a direction without curvature, and took the solution it had until there; --damping helps"),
+        ("line_search_failed", "no step length raised the surrogate within --kl_radius, and the policy stayed as it was"),
+        ("constant_advantages", "all advantages were the same: there was nothing to learn from"),
+    ):
+        if events[name]:
+            print(f"In {events[name]:,} of {len(rows):,} iterations {what}.")
     if events["env_restarts"]:
         print(f"Failed environments were replaced {events['env_restarts']:,} times; what an iteration had until then was dropped.")
 
@@ -252,8 +280,9 @@ def tell_events(config: Config, rows: list[Row], events: dict[str, int]) -> None
 def finish(run: Run, policy: Path) -> dict[str, Any]:
     """Evaluates, draws the curve, and writes summary.json. Returns the summary."""
     config, done = run.config, run.counters
-    returns, rows = run.judge("result"), read(run.directory)
-    events = {name: round(sum(row[name] or 0 for row in rows)) for name in EVENTS}
+    (state, learned_from), rows = run.selected(), read(run.directory)
+    returns = run.judge("result", state)
+    events = metrics.events(rows)
     summary = {
         "algo": config.algo,
         "env": config.env,
@@ -267,6 +296,7 @@ def finish(run: Run, policy: Path) -> dict[str, Any]:
         "evaluation": evaluate.summary(returns),
         "events": events,
         "policy": str(policy.relative_to(run.directory)),
+        "policy_steps": learned_from,
         "engine": run.parts.engine.name,
         "envs": run.parts.engine.envs,
         "horizon": run.parts.engine.horizon,
@@ -325,7 +355,7 @@ def learn(run: Run, progress: report.Progress, tell: Callable[[dict[str, Any]], 
         loop(run, log, progress, interrupt)
         if not interrupt.signal:
             interrupt.raise_from_now()
-            policy = export(run.directory / "policy", parts.learner, run.state, parts.spaces, about(run))
+            policy = export(run.directory / "policy", parts.learner, run.selected()[0], parts.spaces, about(run))
             tell(finish(run, policy))
             return 0
     except Stopped:
@@ -362,24 +392,26 @@ def evaluate_run(config: Config, directory: Path, parts: Setup) -> int:
     """Judges the newest checkpoint of a run, prints it and writes evaluation.json."""
     run = Run(config, directory, parts)
     run.restore(repair=False)
-    judged = evaluate.summary(run.judge("evaluate"))
-    write_json(directory / "evaluation.json", {**judged, "steps": run.counters.steps})
+    state, steps = run.selected()
+    judged = evaluate.summary(run.judge("evaluate", state))
+    write_json(directory / "evaluation.json", {**judged, "steps": steps})
     print(report.judgement(judged))
     parts.engine.close()
     return 0
 
 
 def export_run(config: Config, directory: Path, parts: Setup) -> int:
-    """Exports the newest checkpoint of a run as a further version of its policy, or for another runtime."""
+    """Exports the policy of a run's newest checkpoint, the last or the best, as a further version of its policy, or for another runtime."""
     run = Run(config, directory, parts)
     run.restore(repair=False)
-    given = (parts.learner, run.state, parts.spaces, about(run))
+    state, steps = run.selected()
+    given = (parts.learner, state, parts.spaces, about(run))
     if config.format == "savedmodel":
         path, more = export(directory / "policy", *given), ""
     else:
         path, difference = convert.export(directory / config.format, config.format, *given)
         more = f" Loaded again, it differs by {difference:.1e} at most."
-    print(f"The policy after {run.counters.steps:,} steps is in {path}.{more}")
+    print(f"The policy after {steps:,} steps is in {path}.{more}")
     parts.engine.close()
     return 0
 

@@ -28,6 +28,13 @@ Piece = Callable[[Callable[..., Any]], Callable[..., Any]]
 """Makes a program of a function."""
 
 
+def constant(psi_t: tf.Tensor, mask_t: tf.Tensor) -> tf.Tensor:
+    """1 where psi is the same at every step of a batch, up to rounding, or where it has no step: there is nothing to learn from it."""
+    valid, psi_t, least = flat(mask_t), tf.reshape(psi_t, [-1]), psi_t.dtype.min
+    top, bottom = tf.reduce_max(tf.where(valid, psi_t, least)), -tf.reduce_max(tf.where(valid, -psi_t, least))
+    return tf.cast(top - bottom <= 1e-6 * tf.maximum(tf.abs(top), tf.abs(bottom)), tf.float32)
+
+
 def improve_policy(
     learner: Learner, state: TrainState, found: Assessment, pace: tf.Tensor, seed: tf.Tensor, piece: Piece = lambda f: f
 ) -> tuple[TrainState, Metrics]:
@@ -44,7 +51,8 @@ def improve_policy(
         problem = problem._replace(gradient=lambda _: found.gradient)
     improve = IMPROVEMENTS[learner.algorithm.improve]
     params, memory, info = improve(problem, state.policy, state.policy_optimizer, learner.improve, pace, seed)
-    return state._replace(policy=params, policy_optimizer=memory, average=found.average), {**problem.outcome(params), **info}
+    known = {} if learner.model else {"constant_advantages": constant(found.batch.psi, found.seen.mask)}
+    return state._replace(policy=params, policy_optimizer=memory, average=found.average), {**problem.outcome(params), **info, **known}
 
 
 def adapt_penalty(learner: Learner, state: TrainState, kl: tf.Tensor) -> TrainState:

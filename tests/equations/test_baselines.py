@@ -233,6 +233,16 @@ def test_standardised_weights_have_mean_zero_and_deviation_one_and_a_single_step
     np.testing.assert_array_equal(baselines.standardise(psi_t[:1, :1], np.array([[True]]), 1e-8), [[0]])
 
 
+@equation("PG-132")
+@pytest.mark.parametrize("value", [0.1, 3.3, -1e-3, 12345.67])
+@pytest.mark.parametrize("n", [7, 100, 10_001])
+def test_equal_weights_become_zero_and_not_what_rounding_leaves(mode, value, n):
+    """In float32 the mean of equal numbers, summed, is not that number; divided by the deviation, the rest would be one."""
+    psi_t, mask_t = tf.fill([n, 2], tf.constant(value, tf.float32)), tf.constant([[True, False]] * n)
+    run = mode(lambda psi_t: baselines.standardise(psi_t, mask_t, tf.constant(1e-8)))
+    np.testing.assert_array_equal(run(psi_t), np.zeros([n, 2]))
+
+
 @equation("PG-46", "PG-47", "PG-50", "PG-136")
 def test_no_score_at_all_is_no_reason_for_nan(rng):
     rows, none = rng.normal(size=5), np.zeros((5, 3))

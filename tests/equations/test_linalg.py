@@ -146,6 +146,19 @@ def test_a_direction_without_curvature_ends_it_unmoved(mode, curvature, rng):
     solution = solve(curvature * np.eye(N), rng.normal(size=N), 5, mode)
     assert not np.any(flat(solution.x))
     assert (solution.residual, solution.iterations) == (1.0, 1)
+    assert bool(solution.broken)
+
+
+@equation("PG-109")
+def test_one_that_comes_later_leaves_what_was_found_until_then(mode, rng):
+    """Of diag(1, 0): the first direction has curvature, the second one is the null space."""
+    a, b = np.zeros([N, N]), np.zeros(N)
+    a[0, 0], b[:2] = 1.0, 1.0
+    solution, first = solve(a, b, 5, mode), solve(a, b, 1, mode)
+    assert (bool(solution.broken), bool(first.broken)) == (True, False)
+    np.testing.assert_array_equal(flat(solution.x), flat(first.x))
+    regular = solve(matrix(rng), rng.normal(size=N), 50, mode)
+    assert not bool(regular.broken)
 
 
 @equation("PG-109")
