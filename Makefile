@@ -36,7 +36,7 @@ mutants: $(VENV)/.test-installed  ## which errors no test would notice; ARGS="--
 	$(BIN) tests/mutants.py --workers=$(WORKERS) $(ARGS)
 
 faults: $(VENV)/.test-installed  ## provoke what breaks and write docs/reliability.md; ARGS="--lane=slow" takes hours
-	$(BIN) tests/faults.py $(ARGS)
+	$(BIN) tests/faults $(ARGS)
 
 growth: $(VENV)/.run-installed  ## how an update grows with batch, network and iterations
 	$(BIN) benchmarks/growth.py $(ARGS)

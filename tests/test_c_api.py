@@ -16,13 +16,18 @@ from tfpg import export
 pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="there is no gcc")
 
 
-@pytest.fixture(scope="module")
-def act(tmp_path_factory):
-    program, where = tmp_path_factory.mktemp("c") / "act", Path(tf.__file__).parent
+def compiled(source, program):
+    """A program on TensorFlow's C API, as docs/serving.md says."""
+    where = Path(tf.__file__).parent
     libraries = ["-l:libtensorflow_cc.so.2", "-l:libtensorflow_framework.so.2"]
     found = [f"-I{where}/include", f"-L{where}", *libraries, f"-Wl,-rpath,{where}"]
-    subprocess.run(["gcc", "-Wall", "-Wextra", "-Werror", "-O2", ROOT / "examples/c/act.c", "-o", program, *found], check=True)
+    subprocess.run(["gcc", "-Wall", "-Wextra", "-Werror", "-O2", source, "-o", program, *found], check=True)
     return program
+
+
+@pytest.fixture(scope="module")
+def act(tmp_path_factory):
+    return compiled(ROOT / "examples/c/act.c", tmp_path_factory.mktemp("c") / "act")
 
 
 def exported(path, kind, network="mlp", algo="npg"):

@@ -1,0 +1,114 @@
+"""Environments that fail while a run learns from them."""
+
+import json
+import random
+import tempfile
+import time
+from pathlib import Path
+
+from test_env_faults import LATER, WRONG
+
+from faults.killing import FAMILIES, saved
+from faults.processes import SMALL, Started, ended, sentence
+from tfpg import metrics
+
+draw = random.Random(4)
+ACTS = {
+    "raise": "failed: ValueError: boom",
+    "exit": "failed: SystemExit: 3",
+    "die": "ended with exit code 17",
+    "kill": "ended with exit code -9",
+    "segfault": "ended with exit code -11",
+    "hang": "did not answer within --env_timeout=0.5",
+    "slow": "",
+}
+OURS = "faults.chance"
+
+
+def failing(how: str, engine: str, restarts: int) -> list[str]:
+    """A run of a random row whose environments fail at random instants. Without restarts it ends with a sentence; with them it goes on."""
+    algo = draw.choice([name for name in FAMILIES if name != "pathwise"])
+    flags = [*SMALL, f"--algo={algo}", "--env=faults/Chance-v0", "--envs=4", "--horizon=20", "--total_steps=800", "--seed=3"]
+    flags += [f"--engine={engine}", f"--env_arguments=how={how},step=0.01,reset=0.01", f"--max_env_restarts={restarts}"]
+    flags += ["--env_timeout=0.5"] if engine == "async" else []
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "run"
+        code, err = ended(*flags, f"--workdir={path}", gym=OURS)
+        rows = metrics.read(path)
+        if code == 0:
+            events = json.loads((path / "summary.json").read_text())["events"]
+            struck = how == "slow" or (restarts > 0 and events["env_restarts"] > 0)
+            wrong = bool(err) or rows[-1]["steps"] < 800 or bool(events["skipped"]) or not struck
+        else:
+            named = "of faults/Chance-v0" in err or "the worker process of environment" in err
+            wrong = code != 1 or restarts > 0 or not sentence(err) or not named or ACTS.get(how, "") not in err
+            wrong = wrong or (bool(rows) and saved(path) != rows[-1]["iteration"])
+    return [f"{algo} {engine} {how} with {restarts} restarts: {code} {err[-300:]}"] if wrong else []
+
+
+def e1(count: int) -> list[str]:
+    """Workers that raise, end, are killed, hang or are slow, in turn, with and without others to take their place."""
+    names = list(ACTS)
+    return [what for i in range(count) for what in failing(names[i % len(names)], "async", draw.choice([0, 1000]))]
+
+
+def e3(count: int) -> list[str]:
+    """Observations, rewards and flags that are not what they should be, in turn, likewise."""
+    names = [name.replace(" ", "_") for name in (*WRONG, *LATER)]
+    draws = [(names[i % len(names)], draw.choice(["sync", "async"]), draw.choice([0, 1000])) for i in range(count)]
+    return [what for given in draws for what in failing(*given)]
+
+
+def learned(seed: int, arguments: str) -> int:
+    """Steps until a greedy return of 400; -1 if it does not come."""
+    flags = [*SMALL, "--hidden=64,64", "--env=faults/CartPole-v0", "--engine=async", "--envs=8", "--horizon=128", "--env_timeout=1"]
+    flags += ["--max_env_restarts=1000000", "--total_steps=250000", "--stop_at_return=400", "--eval_every=2", "--eval_episodes=4"]
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "run"
+        process = Started(*flags, f"--seed={seed}", f"--env_arguments={arguments}", f"--workdir={path}", gym=OURS)
+        code, _ = process.end(1800)
+        rows = metrics.read(path)
+    return rows[-1]["steps"] if code == 0 and (rows[-1]["eval_return"] or 0) >= 400 else -1
+
+
+def e2(count: int) -> list[str]:
+    """CartPole to a return of 400, crashing in 0.05 % of its steps and 0.5 % of its resets, hanging in 0.01 %: at most 1.5 x the steps."""
+    found = []
+    for seed in range(count):
+        calm, failing = learned(seed, ""), learned(seed, "step=0.0005,reset=0.005,hang=0.0001")
+        if not 0 < failing <= 1.5 * calm:
+            found.append(f"seed {seed}: {failing:,} steps, {calm:,} without failures")
+    return found
+
+
+def resident(process: Started) -> float:
+    """Megabytes that a process has in memory."""
+    pages = int(Path(f"/proc/{process.process.pid}/statm").read_text().split()[1])
+    return pages * 4096 / 1e6
+
+
+def grown(flags: list[str]) -> float:
+    """Megabytes by which a run of 1.5 million steps grows in its last million."""
+    with tempfile.TemporaryDirectory() as directory:
+        path, sizes = Path(directory) / "run", {}
+        process = Started(*SMALL, *flags, "--total_steps=1500000", "--checkpoint_every=10", f"--workdir={path}")
+        while process.running():
+            rows = metrics.read(path)
+            done = rows[-1]["steps"] if rows else 0
+            if done:
+                try:
+                    sizes[done] = resident(process)
+                except (FileNotFoundError, IndexError):
+                    break
+            time.sleep(0.2)
+        process.end()
+    early = [size for done, size in sizes.items() if 450_000 <= done <= 600_000]
+    late = [size for done, size in sizes.items() if done >= 1_350_000]
+    return min(late) - max(early)
+
+
+def e4(count: int) -> list[str]:
+    """Memory stays what it is over a million steps, of in-graph and of gymnasium environments."""
+    ways = [["--algo=npg"], ["--algo=ppo", "--engine=sync", "--horizon=128"], ["--algo=a2c", "--engine=sync", "--horizon=64"]]
+    growth = {" ".join(flags): grown(flags) for flags in ways[:count]}
+    return [f"{flags}: {size:.0f} MB" for flags, size in growth.items() if size >= 20]

@@ -1,0 +1,186 @@
+"""Processes that are killed while they train, save or export."""
+
+import json
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import program
+import tensorflow as tf
+
+from faults.processes import ROOT, SMALL, Started, ended
+from faults.said import NotRunError
+from tfpg import metrics
+from tfpg.files import numbered
+
+FAMILIES = {
+    "npg": [],
+    "trpo": ["--algo=trpo"],
+    "ppo": ["--algo=ppo", "--horizon=32"],
+    "ppo_kl": ["--algo=ppo_kl", "--horizon=32"],
+    "a2c": ["--algo=a2c", "--horizon=16"],
+    "reinforce": ["--algo=reinforce", "--horizon=40"],
+    "off_policy": ["--algo=off_policy", "--horizon=40"],
+    "pathwise": ["--algo=pathwise", "--horizon=32"],
+}
+draw = random.Random(0)
+
+
+def saved(directory: Path) -> int:
+    """The newest iteration that a run has reported as saved, -1 for none."""
+    found = numbered(directory / "checkpoints")
+    return int(found[-1].name) if found else -1
+
+
+def bits(directory: Path) -> tuple[dict, dict, list]:
+    """What two runs of the same flags share: the files of the last checkpoint's tensors, how far they came, and their metrics."""
+    manifest = json.loads((numbered(directory / "checkpoints")[-1] / "manifest.json").read_text())
+    counters = {name: count for name, count in manifest["counters"].items() if name != "seconds"}
+    return manifest["files"], counters, program.rows_without_times(directory)
+
+
+def same(a: Path, b: Path) -> list[str]:
+    """What differs between two finished runs."""
+    names = ("tensors", "counters", "metrics")
+    return [f"other {name}" for name, x, y in zip(names, bits(a), bits(b), strict=True) if x != y]
+
+
+def begun(path: Path) -> bool:
+    """Whether there is something to go on with."""
+    return (path / "run.flags").exists() and saved(path) >= 0
+
+
+def gone_on(path: Path, whole: Path) -> list[str]:
+    """Resumes a run until its end. Returns what is not as in the run that was never stopped."""
+    code, err = ended("--resume", "--progress=none", f"--workdir={path}")
+    if code:
+        return [f"resumed run ended with {code}: {err[-300:]}"]
+    leftovers = [each.name for each in (path / "checkpoints").iterdir() if not each.name.isdecimal()]
+    return same(whole, path) + [f"{name} is left after the end" for name in leftovers]
+
+
+def killed_runs(family: str, kills: int, directory: Path) -> list[str]:
+    """A run that is killed again and again and resumed ends as the one that was not."""
+    flags = [*SMALL, *FAMILIES[family], "--total_steps=16000", "--checkpoint_every=3", "--eval_every=5", "--select=best", "--seed=5"]
+    whole, found = directory / "whole", []
+    start = time.monotonic()
+    process = Started(*flags, f"--workdir={whole}")
+    while process.running() and saved(whole) < 0:
+        time.sleep(0.02)
+    first = time.monotonic() - start
+    found += [f"the whole run ended with {code}: {err}" for code, err in [process.end()] if code]
+    length = time.monotonic() - start
+    path = directory / "0"
+    for left in reversed(range(kills)):
+        going_on = begun(path)
+        if not going_on:
+            shutil.rmtree(path, ignore_errors=True)
+        process = Started(*(["--resume", "--progress=none"] if going_on else flags), f"--workdir={path}")
+        time.sleep(draw.uniform(first, length))
+        had = saved(path)
+        process.signal(signal.SIGKILL)
+        code, err = process.end()
+        if code == 0:  # it was quicker: its end is compared, and another one is begun
+            found += same(whole, path)
+            shutil.rmtree(path)
+            path = directory / str(1 + left)
+        elif code != -signal.SIGKILL:
+            found.append(f"ended with {code} before it was killed: {err[-300:]}")
+        elif saved(path) < had:
+            found.append(f"checkpoint {had} was there before a kill, {saved(path)} after it")
+    found += gone_on(path, whole) if begun(path) else []
+    return found
+
+
+def k1(family: str) -> Callable[[int], list[str]]:
+    """Runs of a family, killed at random instants so many times."""
+
+    def of(count: int) -> list[str]:
+        with tempfile.TemporaryDirectory() as directory:
+            return killed_runs(family, count, Path(directory))
+
+    return of
+
+
+CALLS = ("rename", "mkdir", "unlink", "rmdir", "fsync")
+SHORT = [*SMALL, "--total_steps=960", "--horizon=40", "--checkpoint_every=1", "--seed=5"]
+
+
+def struck(call: str, n: int, path: Path) -> int:
+    """The program, killed at its n-th system call of a kind. Returns its exit code, 0 if it made fewer."""
+    inject = ["-e", f"trace={call}", "-e", f"inject={call}:signal=KILL:when={n}"]
+    command = ["strace", "-f", "--seccomp-bpf", "-qq", "-o", "/dev/null", *inject, sys.executable, "run.py", *SHORT, f"--workdir={path}"]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, check=False).returncode
+
+
+def k2(every: int) -> tuple[list[str], int]:
+    """Killed at the n-th call of each kind that changes a directory or flushes a file, for every `every`-th n. Returns how often, too."""
+    if not shutil.which("strace"):
+        raise NotRunError("strace is not installed")
+    found, count = [], 0
+    with tempfile.TemporaryDirectory() as directory:
+        whole = Path(directory) / "whole"
+        ended(*SHORT, f"--workdir={whole}")
+        for call in CALLS:
+            n = draw.randint(1, every)
+            while struck(call, n, path := Path(directory) / f"{call}{n}"):
+                found += [f"{call} {n}: {what}" for what in (gone_on(path, whole) if begun(path) else [])]
+                shutil.rmtree(path, ignore_errors=True)
+                n, count = n + every, count + 1
+    return found, count
+
+
+def k6(count: int) -> list[str]:
+    """SIGTERM and SIGINT at random instants of training: saved within 5 s, and the exit code says which it was."""
+    found = []
+    for _ in range(count):
+        with tempfile.TemporaryDirectory() as directory:
+            path, number = Path(directory) / "run", draw.choice([signal.SIGTERM, signal.SIGINT])
+            process = Started(*SMALL, "--total_steps=100000000", "--seed=5", f"--workdir={path}")
+            while not metrics.read(path) and process.running():
+                time.sleep(0.02)
+            time.sleep(draw.random())
+            start = time.monotonic()
+            process.signal(number)
+            code, err = process.end(60)
+            took, last = time.monotonic() - start, metrics.read(path)[-1]["iteration"]
+            if (code, err, took <= 5, saved(path)) != (128 + number, "", True, last):
+                found.append(f"{number.name}: {code} after {took:.1f} s {err}")
+    return found
+
+
+def loads(version: Path) -> list[str]:
+    try:
+        tf.saved_model.load(str(version)).signatures["serving_default"](observation=tf.zeros([1, 4]))
+    except (OSError, tf.errors.OpError) as error:
+        return [f"version {version.name}: {error}"]
+    return []
+
+
+def s3(count: int) -> list[str]:
+    """An export that is killed while others look: whatever version they see can be loaded."""
+    found: list[str] = []
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "run"
+        ended(*SMALL, "--total_steps=800", f"--workdir={path}")
+        start = time.monotonic()
+        ended("--mode=export", f"--workdir={path}")
+        length, seen = time.monotonic() - start, set()
+        for _ in range(count):
+            process, until = Started("--mode=export", f"--workdir={path}"), time.monotonic() + draw.uniform(0.3, 1.0) * length
+            while time.monotonic() < until and process.running():
+                for version in {each.name for each in numbered(path / "policy")} - seen:
+                    seen.add(version)
+                    found += loads(path / "policy" / version)
+                time.sleep(0.002)
+            process.signal(signal.SIGKILL)
+            process.end()
+        code, err = ended("--mode=verify", f"--policy={path}")
+        found += [f"verify: {err}"] if code else []
+    return found
