@@ -3,7 +3,7 @@
 import pytest
 import tensorflow as tf
 from faults import __main__ as faults
-from faults import disks, killing, processes, requests
+from faults import disks, killing, malformed, processes
 
 from tfpg import checkpoint
 
@@ -32,8 +32,8 @@ def test_a_policy_that_takes_anything_is_a_failure(monkeypatch, tmp_path):
         tf.saved_model.save(module := Open(), str(path / "1"), {"serving_default": module.act})
         return path / "1"
 
-    monkeypatch.setattr(requests, "policy", policy)
-    assert any("was answered" in line for line in requests.s1(100))
+    monkeypatch.setattr(malformed, "policy", policy)
+    assert any("was answered" in line for line in malformed.s1(100))
 
 
 def test_runs_that_differ_are_a_failure(tmp_path):

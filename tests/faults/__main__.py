@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from faults import disks, environments, killing, lines, processes, repeating, requests  # noqa: E402
+from faults import disks, environments, killing, lines, malformed, processes, repeating  # noqa: E402
 from faults.said import NotRunError  # noqa: E402
 from tfpg.files import write_text  # noqa: E402
 
@@ -71,9 +71,9 @@ CHECKS = {
     "N1": tests("Numbers that go wrong leave finite parameters, or the same ones, and are counted; under XLA too", "test_numbers"),
     "C1": Check("A mistake in the flags is one sentence, and writes nothing", "random command lines and flagfiles", lines.c1, 1000, 10_000),
     "C1p": Check("So it is through the whole program", "random command lines", lines.c1_program, 60, 1000),
-    "S1": Check("The policy refuses what is no observation", "random tensors in Python", requests.s1, 3000, 100_000),
-    "S1c": Check("So it does through the C API", "random tensors in C", requests.s1_c, 3000, 100_000),
-    "S1h": Check("The server refuses what is no request, and serves on", "random JSON over HTTP", requests.s1_http, 3000, 100_000),
+    "S1": Check("The policy refuses what is no observation", "random tensors in Python", malformed.s1, 3000, 100_000),
+    "S1c": Check("So it does through the C API", "random tensors in C", malformed.s1_c, 3000, 100_000),
+    "S1h": Check("The server refuses what is no request, and serves on", "random JSON over HTTP", malformed.s1_http, 3000, 100_000),
     "S2": tests("Every runtime gives the training-time policy's actions", "test_export", "test_signatures", "test_c_api", "test_convert"),
     "S3": Check("A reader never sees a version that does not load", "exports killed at random instants", killing.s3, 8, 200),
     "S4": tests("A policy that does more than compute is refused unread", "test_verify"),
