@@ -8,7 +8,9 @@ from faults import disks, killing, malformed, processes
 from tfpg import checkpoint
 
 
-@pytest.mark.parametrize(("name", "count"), [("K4", 60), ("C1", 150), ("C1p", 12), ("S1", 500), ("S1c", 500), ("E3", 2), ("K1 a2c", 2)])
+@pytest.mark.parametrize(
+    ("name", "count"), [("K4", 60), ("C1", 150), ("C1p", 12), ("S1", 500), ("S1c", 500), ("E3", 2), ("K1 actor_critic", 2)]
+)
 def test_what_is_promised_holds(name, count):
     try:
         assert faults.CHECKS[name].of(count) == []

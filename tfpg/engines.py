@@ -74,7 +74,7 @@ def graph_engine(config: Config, environment: Environment, learner: Learner) -> 
     """Collecting and updating without leaving the graph, in compiled programs."""
     n, horizon = _sizes(config, "graph", environment.time_limit)
     piece = compiler(config)
-    collect, update = piece(make_collect(environment, learner, n, horizon)), make_update(learner, piece)
+    collect, update = make_collect(environment, learner, n, horizon, piece), make_update(learner, piece)
 
     @acting.direct
     def iterate(state: TrainState, carry: Nest, seed: tf.Tensor, pace: tf.Tensor) -> tuple[TrainState, Nest, Metrics]:

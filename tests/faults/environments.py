@@ -8,7 +8,7 @@ from pathlib import Path
 
 from test_env_faults import LATER, WRONG
 
-from faults.killing import FAMILIES, saved
+from faults.killing import ROWS, saved
 from faults.processes import SMALL, Started, ended, sentence
 from tfpg import metrics
 
@@ -27,7 +27,7 @@ OURS = "faults.chance"
 
 def failing(how: str, engine: str, restarts: int) -> list[str]:
     """A run of a random row whose environments fail at random instants. Without restarts it ends with a sentence; with them it goes on."""
-    algo = draw.choice([name for name in FAMILIES if name != "pathwise"])
+    algo = draw.choice([name for name in ROWS if name != "pathwise"])
     flags = [*SMALL, f"--algo={algo}", "--env=faults/Chance-v0", "--envs=4", "--horizon=20", "--total_steps=800", "--seed=3"]
     flags += [f"--engine={engine}", f"--env_arguments=how={how},step=0.01,reset=0.01", f"--max_env_restarts={restarts}"]
     flags += ["--env_timeout=0.5"] if engine == "async" else []

@@ -1,5 +1,6 @@
 """Processes that are killed while they train, save or export."""
 
+import itertools
 import json
 import random
 import shutil
@@ -10,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import program
 import tensorflow as tf
@@ -19,15 +21,28 @@ from faults.said import NotRunError
 from tfpg import metrics
 from tfpg.files import numbered
 
-FAMILIES = {
+ROWS = {
     "npg": [],
-    "trpo": ["--algo=trpo"],
-    "ppo": ["--algo=ppo", "--horizon=32"],
-    "ppo_kl": ["--algo=ppo_kl", "--horizon=32"],
-    "a2c": ["--algo=a2c", "--horizon=16"],
-    "reinforce": ["--algo=reinforce", "--horizon=40"],
-    "off_policy": ["--algo=off_policy", "--horizon=40"],
-    "pathwise": ["--algo=pathwise", "--horizon=32"],
+    "npg_fixed": [],
+    "trpo": [],
+    "ppo": ["--horizon=32"],
+    "ppo_kl": ["--horizon=32"],
+    "a2c": [],
+    "actor_critic": [],
+    "reinforce": ["--horizon=40"],
+    "reinforce_togo": ["--horizon=40"],
+    "reinforce_baseline": ["--horizon=40"],
+    "off_policy": ["--horizon=40"],
+    "pathwise": ["--horizon=32"],
+}
+"""Every algorithm, and what makes its runs short."""
+FAMILIES = {
+    "natural": ["npg", "npg_fixed", "trpo"],
+    "ppo": ["ppo", "ppo_kl"],
+    "actor_critic": ["a2c", "actor_critic"],
+    "reinforce": ["reinforce", "reinforce_togo", "reinforce_baseline"],
+    "off_policy": ["off_policy"],
+    "pathwise": ["pathwise"],
 }
 draw = random.Random(0)
 
@@ -65,45 +80,73 @@ def gone_on(path: Path, whole: Path) -> list[str]:
     return same(whole, path) + [f"{name} is left after the end" for name in leftovers]
 
 
-def killed_runs(family: str, kills: int, directory: Path) -> list[str]:
-    """A run that is killed again and again and resumed ends as the one that was not."""
-    flags = [*SMALL, *FAMILIES[family], "--total_steps=16000", "--checkpoint_every=3", "--eval_every=5", "--select=best", "--seed=5"]
-    whole, found = directory / "whole", []
+def training(algo: str) -> list[str]:
+    return [
+        *SMALL,
+        f"--algo={algo}",
+        *ROWS[algo],
+        "--total_steps=12000",
+        "--checkpoint_every=3",
+        "--eval_every=5",
+        "--select=best",
+        "--seed=5",
+    ]
+
+
+class Whole(NamedTuple):
+    """A run that nobody stopped, when it had its first checkpoint, and how long it took."""
+
+    path: Path
+    first: float
+    length: float
+
+
+def never_stopped(algo: str, path: Path) -> Whole:
     start = time.monotonic()
-    process = Started(*flags, f"--workdir={whole}")
-    while process.running() and saved(whole) < 0:
+    process = Started(*training(algo), f"--workdir={path}")
+    while process.running() and saved(path) < 0:
         time.sleep(0.02)
     first = time.monotonic() - start
-    found += [f"the whole run ended with {code}: {err}" for code, err in [process.end()] if code]
-    length = time.monotonic() - start
-    path = directory / "0"
-    for left in reversed(range(kills)):
-        going_on = begun(path)
-        if not going_on:
-            shutil.rmtree(path, ignore_errors=True)
-        process = Started(*(["--resume", "--progress=none"] if going_on else flags), f"--workdir={path}")
-        time.sleep(draw.uniform(first, length))
-        had = saved(path)
-        process.signal(signal.SIGKILL)
-        code, err = process.end()
-        if code == 0:  # it was quicker: its end is compared, and another one is begun
-            found += same(whole, path)
-            shutil.rmtree(path)
-            path = directory / str(1 + left)
-        elif code != -signal.SIGKILL:
-            found.append(f"ended with {code} before it was killed: {err[-300:]}")
-        elif saved(path) < had:
-            found.append(f"checkpoint {had} was there before a kill, {saved(path)} after it")
-    found += gone_on(path, whole) if begun(path) else []
-    return found
+    code, err = process.end()
+    if code:
+        raise RuntimeError(f"{algo} ended with {code}: {err}")
+    return Whole(path, first, time.monotonic() - start)
+
+
+def killed(path: Path, algo: str, whole: Whole) -> tuple[bool, list[str]]:
+    """Begins a run, or goes on with it, and kills it at a random instant. Returns whether it was quicker, and what is wrong."""
+    going_on = begun(path)
+    if not going_on:
+        shutil.rmtree(path, ignore_errors=True)
+    process = Started(*(["--resume", "--progress=none"] if going_on else training(algo)), f"--workdir={path}")
+    time.sleep(draw.uniform(whole.first, whole.length))
+    had = saved(path)
+    process.signal(signal.SIGKILL)
+    code, err = process.end()
+    if code == 0:
+        return True, same(whole.path, path)
+    if code != -signal.SIGKILL:
+        return False, [f"ended with {code} before it was killed: {err[-300:]}"]
+    return False, [f"checkpoint {had} was there before a kill, {saved(path)} after it"] if saved(path) < had else []
 
 
 def k1(family: str) -> Callable[[int], list[str]]:
-    """Runs of a family, killed at random instants so many times."""
+    """Runs of a family's rows in turn that are killed at random instants, so many times in all, and resumed until they end."""
 
     def of(count: int) -> list[str]:
-        with tempfile.TemporaryDirectory() as directory:
-            return killed_runs(family, count, Path(directory))
+        found: list[str] = []
+        with tempfile.TemporaryDirectory() as name:
+            wholes = {algo: never_stopped(algo, Path(name) / algo) for algo in FAMILIES[family][:count]}
+            rows, path = itertools.cycle(wholes), Path(name) / "killed"
+            algo = next(rows)
+            for _ in range(count):
+                ended_first, what = killed(path, algo, wholes[algo])
+                found += [f"{algo}: {each}" for each in what]
+                if ended_first:
+                    shutil.rmtree(path)
+                    algo = next(rows)
+            found += [f"{algo}: {each}" for each in (gone_on(path, wholes[algo].path) if begun(path) else [])]
+        return found
 
     return of
 

@@ -7,7 +7,7 @@ import tempfile
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
-from faults.killing import FAMILIES, same
+from faults.killing import ROWS, same
 from faults.processes import ROOT, SMALL, Started, ended
 
 
@@ -22,16 +22,16 @@ def threads(number: int, *arguments: object) -> tuple[int, str]:
 def r1(count: int) -> list[str]:
     """A run again, with one thread, and beside another one: the same bits."""
     found = []
-    for family in list(FAMILIES)[:count]:
-        flags = [*SMALL, *FAMILIES[family], "--total_steps=8000", "--eval_every=5", "--seed=6"]
+    for algo in list(ROWS)[:count]:
+        flags = [*SMALL, f"--algo={algo}", *ROWS[algo], "--total_steps=8000", "--eval_every=5", "--seed=6"]
         with tempfile.TemporaryDirectory() as name:
             paths = [Path(name) / str(i) for i in range(4)]
             results = [ended(*flags, f"--workdir={paths[0]}"), threads(1, *flags, f"--workdir={paths[1]}")]
             beside = [Started(*flags, f"--workdir={path}") for path in paths[2:]]
             results += [process.end() for process in beside]
-            found += [f"{family}: {code} {err[-300:]}" for code, err in results if code]
+            found += [f"{algo}: {code} {err[-300:]}" for code, err in results if code]
             for path, how in zip(paths[1:], ("one thread", "beside another", "beside another"), strict=True):
-                found += [f"{family}, {how}: {what}" for what in same(paths[0], path)]
+                found += [f"{algo}, {how}: {what}" for what in same(paths[0], path)]
     return found
 
 
