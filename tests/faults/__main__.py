@@ -71,6 +71,7 @@ CHECKS = {
     "E2": Check("CartPole is learned while environments crash and hang", "seeds, within 1.5 times the steps", environments.e2, 0, 3),
     "E3": Check("Wrong data is no policy's teacher", "16 kinds of wrong data, in runs of random rows", environments.e3, 8, 128),
     "E4": Check("A million steps grow a run by less than 20 MB", "kinds of run", environments.e4, 0, 3),
+    "E5": Check("Checks that are always on take at most 3 %", "CartPole iterations with and without them", environments.e5, 0, 200),
     "N1": tests("Numbers that go wrong leave finite parameters, or the same ones, and are counted; under XLA too", "test_numbers"),
     "C1": Check("A mistake in the flags is one sentence, and writes nothing", "random command lines and flagfiles", lines.c1, 1000, 10_000),
     "C1p": Check("So it is through the whole program", "random command lines", lines.c1_program, 60, 1000),

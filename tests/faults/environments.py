@@ -5,12 +5,19 @@ import random
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import pytest
+import tensorflow as tf
 from test_env_faults import LATER, WRONG
 
 from faults.killing import ROWS, saved
 from faults.processes import SMALL, Started, ended, sentence
-from tfpg import metrics
+from tfpg import build, metrics
+from tfpg.config import configured
+from tfpg.envs import gym, single
+from tfpg.learner import initial_state
 
 draw = random.Random(4)
 ACTS = {
@@ -112,3 +119,38 @@ def e4(count: int) -> list[str]:
     ways = [["--algo=npg"], ["--algo=ppo", "--engine=sync", "--horizon=128"], ["--algo=a2c", "--engine=sync", "--horizon=64"]]
     growth = {" ".join(flags): grown(flags) for flags in ways[:count]}
     return [f"{flags}: {size:.0f} MB" for flags, size in growth.items() if size >= 20]
+
+
+def unchecked(monkeypatch: Any) -> None:
+    """Takes away what looks at the environments' answers."""
+    monkeypatch.setattr(gym.Sound, "check", lambda *_: None)
+    monkeypatch.setattr(single, "flag", lambda name, value: value)
+    monkeypatch.setattr(single, "number", lambda name, value: value)
+    monkeypatch.setattr(single.Plain, "_array", lambda self, observation: np.array(observation))
+
+
+def e5(pairs: int) -> list[str]:
+    """Iterations of the cheapest environment with and without its checks, in turn: the ratio of lower quartiles says what they cost."""
+    config = configured(algo="npg", engine="sync", envs=8, horizon=256)
+    parts = build.setup(config)
+    state, one = initial_state(parts.learner, tf.constant([1, 2])), tf.constant(1.0)
+    parts.engine.begin(tf.constant([1, 2]))
+
+    def seconds(seed: int, checked: bool) -> float:
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            if not checked:
+                unchecked(monkeypatch)
+            begun = time.perf_counter()
+            parts.engine.iterate(state, (), tf.constant([3, seed]), one)[2]["kl"].numpy()
+            return time.perf_counter() - begun
+
+    for k in range(5):
+        seconds(k, True)
+    found: dict[bool, list[float]] = {True: [], False: []}
+    for k in range(pairs):
+        for checked in (True, False) if k % 2 else (False, True):
+            found[checked].append(seconds(k, checked))
+    parts.engine.close()
+    cost = np.quantile(found[True], 0.25) / np.quantile(found[False], 0.25) - 1  # this machine is shared: a quarter of them are quiet
+    print(f"E5: checks take {cost:.1%} of the time without them", flush=True)
+    return [f"{cost:.1%}"] if cost > 0.03 else []
