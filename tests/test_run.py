@@ -177,6 +177,21 @@ def test_a_run_that_goes_on_knows_the_best_so_far(stop, tmp_path, capfd, monkeyp
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
 
 
+def test_a_run_that_ends_before_its_first_evaluation_is_evaluated_at_its_end(tmp_path, capfd):
+    path = tmp_path / "run"
+    assert call(capfd, *SMALL, "--jit=false", "--eval_every=1000", "--select=best", f"--workdir={path}")[0] == 0
+    assert json.loads((path / "summary.json").read_text())["policy_steps"] == 2048
+    assert "after 2,048 steps" in call(capfd, "--mode=export", f"--workdir={path}")[1]
+
+
+@pytest.mark.parametrize("mode", ["export", "evaluate"])
+def test_a_best_that_nobody_knows_is_not_made_up(mode, tmp_path, capfd):
+    path = tmp_path / "run"
+    assert call(capfd, *SMALL, "--jit=false", f"--workdir={path}")[0] == 0
+    code, _, err = call(capfd, f"--mode={mode}", "--select=best", f"--workdir={path}")
+    assert (code, err) == (2, f"run.py: --select=best: nothing was evaluated in {path}; --select=last is allowed.\n")
+
+
 def test_without_evaluations_there_is_no_best(tmp_path, capfd):
     code, _, err = call(capfd, *SMALL, "--select=best", f"--workdir={tmp_path}/run")
     assert (code, err) == (2, "run.py: --select=best needs evaluations to choose from: --eval_every says how often there is one.\n")

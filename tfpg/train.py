@@ -151,10 +151,12 @@ class Run:
         return found
 
     def selected(self) -> tuple[TrainState, int]:
-        """The state that --select asks for, and how many steps it has learned from."""
-        if self.config.select == "best" and self.counters.best_steps:
-            return self.best, self.counters.best_steps
-        return self.state, self.counters.steps
+        """The state that --select asks for, and how many steps it has learned from. Raises: UsageError if none is known to be best."""
+        if self.config.select == "last":
+            return self.state, self.counters.steps
+        if not self.counters.best_steps:
+            raise UsageError(f"--select=best: nothing was evaluated in {self.directory}; --select=last is allowed.")
+        return self.best, self.counters.best_steps
 
 
 def device(run: Run) -> str:
@@ -198,6 +200,8 @@ def loop(run: Run, log: Log, progress: report.Progress, interrupt: Interrupt) ->
             if run.counters.iteration % config.checkpoint_every == 0:
                 log.sync()
                 run.save()
+        if config.select == "best" and not run.counters.best_steps and not interrupt.signal:
+            run.evaluate()  # it ended before the first evaluation
     finally:
         log.sync()
         run.save()
