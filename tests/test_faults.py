@@ -9,7 +9,7 @@ from tfpg import checkpoint
 
 
 @pytest.mark.parametrize(
-    ("name", "count"), [("K4", 60), ("C1", 150), ("C1p", 12), ("S1", 500), ("S1c", 500), ("E3", 2), ("K1 actor_critic", 2)]
+    ("name", "count"), [("K4", 60), ("C1", 150), ("C1p", 12), ("S1", 500), ("S1c", 500), ("E3", 20), ("K1 actor_critic", 2)]
 )
 def test_what_is_promised_holds(name, count):
     try:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow as tf
-from test_env_faults import LATER, WRONG
+from test_env_faults import LATER, WRONG, assert_fails
 
 from faults.killing import ROWS, saved
 from faults.processes import SMALL, Started, ended, sentence
@@ -53,17 +53,38 @@ def failing(how: str, engine: str, restarts: int) -> list[str]:
     return [f"{algo} {engine} {how} with {restarts} restarts: {code} {err[-300:]}"] if wrong else []
 
 
+def at_once(how: str, engine: str) -> list[str]:
+    """One of three environments fails at a random step or reset: found there, and named."""
+    when, who = draw.randint(how in LATER, 8), draw.randrange(3)
+    words = {**ACTS, **{name: sentence for name, (_, sentence) in {**WRONG, **LATER}.items()}}[how].replace(
+        "environment 1", f"environment {who}"
+    )
+    given = {"how": how, "when": when, "who": who}
+    begun = time.monotonic()
+    try:
+        text = assert_fails(gym.ENGINES[engine]("faults/Failing-v0", 3, 0, "auto", given, gym.Care(timeout=0.5)), when, words)
+    except (AssertionError, pytest.fail.Exception, Exception) as error:
+        return [f"{given} {engine}: {' '.join(str(error).split())[:300]}"]
+    found = [] if f"environment {who}" in text else [f"{given} {engine}: {text}"]
+    return found + ([f"{given} {engine}: took {time.monotonic() - begun:.1f} s"] if time.monotonic() - begun > 5 else [])
+
+
 def e1(count: int) -> list[str]:
-    """Workers that raise, end, are killed, hang or are slow, in turn, with and without others to take their place."""
-    names = list(ACTS)
-    return [what for i in range(count) for what in failing(names[i % len(names)], "async", draw.choice([0, 1000]))]
+    """Workers that raise, end, are killed, hang or are slow, in turn; every tenth in a run, with or without others to take their place."""
+    found, names = [], [how for how in ACTS if how != "slow"]
+    for i in range(count):
+        how = names[i % len(names)]
+        found += at_once(how, "async") if i % 10 else failing(draw.choice([how, "slow"]), "async", draw.choice([0, 1000]))
+    return found
 
 
 def e3(count: int) -> list[str]:
-    """Observations, rewards and flags that are not what they should be, in turn, likewise."""
-    names = [name.replace(" ", "_") for name in (*WRONG, *LATER)]
-    draws = [(names[i % len(names)], draw.choice(["sync", "async"]), draw.choice([0, 1000])) for i in range(count)]
-    return [what for given in draws for what in failing(*given)]
+    """Observations, rewards and flags that are not what they should be, likewise."""
+    found, names = [], [*WRONG, *LATER]
+    for i in range(count):
+        how, engine = names[i % len(names)], draw.choice(["sync", "async"])
+        found += failing(how.replace(" ", "_"), engine, draw.choice([0, 1000])) if i % 10 == 0 else at_once(how, engine)
+    return found
 
 
 def learned(seed: int, arguments: str) -> int:
