@@ -11,7 +11,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent.parent
 SMALL = ["--hidden=8", "--envs=8", "--eval_episodes=3", "--progress=none", "--tensorboard=false", "--jit=false"]
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # of the processes to come
 os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
 forked = multiprocessing.get_context("forkserver")
 forked.set_forkserver_preload(["run", "tfpg.train", "tfpg.seeds", "faults.processes"])
