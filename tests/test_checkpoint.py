@@ -116,12 +116,48 @@ def test_an_error_of_the_machine_is_no_damage(tmp_path, monkeypatch):
     assert names(tmp_path) == ["1"]
 
 
+def change_manifest(path, **changes):
+    """As somebody would who knows how it is sealed."""
+    manifest = json.loads((path / "manifest.json").read_text())
+    (path / "manifest.json").write_text(json.dumps(checkpoint._sealed({**manifest, **changes})))
+
+
+def test_every_bit_of_a_manifest_matters_or_means_nothing(tmp_path):
+    """Shapes, digests and counters too: what another shape would say is no mistake in the run's flags."""
+    path = save(tmp_path, 3) / "manifest.json"
+    content = path.read_bytes()
+    harmless = 0
+    for at in range(len(content)):
+        for bit in range(8):
+            path.write_bytes(content[:at] + bytes([content[at] ^ 1 << bit]) + content[at + 1 :])
+            try:
+                found = checkpoint.read(path.parent, lambda _: state(0))
+            except checkpoint.DAMAGE:
+                continue
+            assert_is(found, 3)
+            harmless += 1
+    assert harmless < 0.1 * 8 * len(content)  # blanks that stay blanks
+
+
+def test_a_manifest_of_the_first_format_had_no_seal(tmp_path):
+    path = save(tmp_path, 3) / "manifest.json"
+    manifest = {name: value for name, value in json.loads(path.read_text()).items() if name != "digest"}
+    path.write_text(json.dumps({**manifest, "format": 1}))
+    assert_is(checkpoint.latest(tmp_path, lambda _: state(0), repair=True), 3)
+
+
+def test_a_format_of_the_future_is_named(tmp_path):
+    change_manifest(save(tmp_path, 3), format=7)
+    with pytest.raises(RunFault, match="3 is of format 7, which a later tfpg wrote: this one reads up to 2"):
+        checkpoint.latest(tmp_path, lambda _: state(0), repair=True)
+    assert names(tmp_path) == ["3"]
+
+
 def test_a_manifest_cannot_point_elsewhere(tmp_path):
     save(tmp_path, 1)
     (tmp_path / "secret").write_text("x")
-    manifest = json.loads((tmp_path / "1" / "manifest.json").read_text())
-    manifest["files"]["../secret"] = checkpoint._digest(tmp_path / "secret")
-    (tmp_path / "1" / "manifest.json").write_text(json.dumps(manifest))
+    files = json.loads((tmp_path / "1" / "manifest.json").read_text())["files"]
+    change_manifest(tmp_path / "1", files={**files, "../secret": checkpoint._digest(tmp_path / "secret")})
     with pytest.raises(RunFault):
         checkpoint.latest(tmp_path, lambda _: state(0), repair=True)
 
@@ -130,9 +166,10 @@ def test_a_manifest_cannot_point_elsewhere(tmp_path):
 def test_a_manifest_of_another_kind_is_damage(content, tmp_path):
     save(tmp_path, 1)
     save(tmp_path, 2)
-    manifest = json.loads((tmp_path / "2" / "manifest.json").read_text())
-    text = json.dumps({**manifest, "counters": {}}) if content is None else content
-    (tmp_path / "2" / "manifest.json").write_text(text)
+    if content is None:
+        change_manifest(tmp_path / "2", counters={})
+    else:
+        (tmp_path / "2" / "manifest.json").write_text(content)
     assert_is(checkpoint.latest(tmp_path, lambda _: state(0), repair=True), 1)
 
 

@@ -1,7 +1,7 @@
 """Checkpoints: a nest of tensors on disk, complete or not there at all.
 
     checkpoints/<iteration>/state.index, state.data-*   TensorFlow's own format, with checksums
-    checkpoints/<iteration>/manifest.json               names, shapes, types, SHA-256 of each file, and the run's counters
+    checkpoints/<iteration>/manifest.json               shapes, types, SHA-256 of each file, the run's counters, and SHA-256 of all that
 
 A checkpoint is written beside its place, flushed to disk, and renamed: the rename is the commit. Reading takes the newest one whose
 manifest fits; a damaged one is passed over, and set aside as `<iteration>.bad` by the run that goes on from there.
@@ -23,12 +23,19 @@ from tfpg.types import Nest
 Like = Callable[[dict[str, Any]], Nest]
 """A nest that is shaped as the state of a checkpoint with these counters."""
 KEEP = 3
+FORMAT = 2  # of the manifest; the first one had no digest of itself
 # What wrong content raises, before TensorFlow reads a byte of it.
 DAMAGE = (ValueError, KeyError, TypeError, AttributeError, FileNotFoundError, NotADirectoryError, IsADirectoryError)
 
 
 def _digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _sealed(manifest: dict[str, Any]) -> dict[str, Any]:
+    """A manifest with a digest of what it says."""
+    said = {name: value for name, value in manifest.items() if name != "digest"}
+    return {**said, "digest": hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()}
 
 
 def _describe(state: Nest) -> list[list[Any]]:
@@ -54,8 +61,8 @@ def save(directory: Path, number: int, state: Nest, counters: dict[str, Any], ma
         variables = [tf.Variable(leaf, trainable=False) for leaf in tf.nest.flatten(state)]
         tf.train.Checkpoint(leaves=variables).write(str(temporary / "state"))
         files = {path.name: _digest(path) for path in temporary.iterdir()}
-        manifest = {"format": 1, "leaves": _describe(state), "files": files, "counters": counters, "made_with": made_with or {}}
-        (temporary / "manifest.json").write_text(json.dumps(manifest, indent=1))
+        manifest = {"format": FORMAT, "leaves": _describe(state), "files": files, "counters": counters, "made_with": made_with or {}}
+        (temporary / "manifest.json").write_text(json.dumps(_sealed(manifest), indent=1))
         commit(temporary, final)
     except (tf.errors.OpError, OSError) as error:
         raise RunFault(f"{final} cannot be written: {why(error)}") from error
@@ -70,6 +77,10 @@ def read(path: Path, like: Like) -> tuple[Nest, dict[str, Any]]:
     Raises: one of DAMAGE if its files are not those that were written; RunFault if they hold something else.
     """
     manifest = json.loads((path / "manifest.json").read_text())
+    if manifest["format"] != 1 and manifest != _sealed(manifest):
+        raise ValueError("manifest.json is not what was written")
+    if manifest["format"] not in (1, FORMAT):
+        raise RunFault(f"{path} is of format {manifest['format']}, which a later tfpg wrote: this one reads up to {FORMAT}.")
     for name, digest in manifest["files"].items():
         if Path(name).name != name or _digest(path / name) != digest:
             raise ValueError(f"{name} is not the file that was written")
