@@ -151,9 +151,10 @@ FALLING = [*SMALL, "--jit=false", "--eval_every=1", "--schedule=constant", "--ch
 def test_the_best_policy_that_was_evaluated_is_kept_and_shipped_if_asked(tmp_path, capfd):
     """Of a run that does not only get better: the policy is the one that the run had after the best of its evaluations."""
     directory = tmp_path / "run"
-    assert call(capfd, *FALLING, "--select=best", f"--workdir={directory}")[0] == 0
+    code, out, _ = call(capfd, *FALLING, "--select=best", f"--workdir={directory}")
     rows = metrics.read(directory)
-    best = max(rows, key=lambda row: row["eval_return"])
+    best = max(rows, key=lambda row: (row["eval_return"], row["steps"]))
+    assert (code, f"policy/1, as it was after {best['steps']:,} steps, the" in out) == (0, True)
     assert best["steps"] < rows[-1]["steps"]
     summary = json.loads((directory / "summary.json").read_text())
     assert summary["policy_steps"] == best["steps"]

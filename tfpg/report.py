@@ -142,10 +142,11 @@ def judgement(judged: dict[str, Any]) -> str:
 
 def read_aloud(summary: dict[str, Any], directory: Path) -> str:
     """The result of a run in sentences."""
+    then = f", as it was after {summary['policy_steps']:,} steps" if summary["policy_steps"] != summary["steps"] else ""
     return (
         f"{summary['algo']} learned {summary['env']} from {summary['steps']:,} steps ({summary['episodes']:,} episodes) "
         f"in {duration(summary['wall_seconds'])}.\n{judgement(summary['evaluation'])}\n"
-        f"The policy is in {directory / summary['policy']}, the learning curve in {directory / 'learning_curve.png'}."
+        f"The policy is in {directory / summary['policy']}{then}, the learning curve in {directory / 'learning_curve.png'}."
     )
 
 

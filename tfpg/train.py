@@ -144,9 +144,9 @@ class Run:
         return self.parts.engine.evaluate(state or self.state, self.seed_for(purpose), self.config.eval_episodes)
 
     def evaluate(self) -> float:
-        """Mean return of the policy as it is now, which is kept if it is the best so far."""
+        """Mean return of the policy as it is now, which is kept if none was better: of equals the one that has learned from more."""
         found = float(np.mean(self.judge("progress")))
-        if found > self.counters.best_return:
+        if found >= self.counters.best_return:
             self.best, self.counters = self.state, dataclasses.replace(self.counters, best_return=found, best_steps=self.counters.steps)
         return found
 
