@@ -98,8 +98,8 @@ def table(results: dict[str, dict]) -> str:
     lines = [
         "# What was provoked, and what held",
         "",
-        "Made by `make faults`; `tests/faults/` says how. The fast lane has a tenth of the counts or less; of K2 it strikes at every 14th",
-        "system call of a kind.",
+        "Made by `make faults`; `tests/faults/` says how. The fast lane, under ten minutes, has small counts, strikes in K2 at every 14th",
+        "system call of a kind, and leaves the suite's own tests to `make test`. The slow lane takes three hours on two cores.",
         "",
         "| check | promise | provoked by | lane | count | failures | minutes |",
         "| --- | --- | --- | --- | --- | --- | --- |",
