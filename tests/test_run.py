@@ -258,6 +258,33 @@ def test_an_unwritable_policy_ends_with_a_sentence_and_the_checkpoint_stays(tmp_
     assert parameters(tmp_path / "run")[1]["steps"] == 2048
 
 
+def test_a_row_that_does_not_fit_on_the_disk_ends_the_run_with_a_sentence_that_names_its_file(tmp_path, capfd, monkeypatch):
+    write = metrics.Log.write
+
+    class Full:
+        def __init__(self, file):
+            self.file = file
+
+        def __getattr__(self, name):
+            return getattr(self.file, name)
+
+        def flush(self):
+            raise OSError(28, "No space left on device")
+
+    def full(self, values):
+        if values["iteration"] == 3:
+            self.csv = Full(self.csv)
+        return write(self, values)
+
+    monkeypatch.setattr(metrics.Log, "write", full)
+    code, _, err = call(capfd, *SMALL, "--jit=false", "--checkpoint_every=2", f"--workdir={tmp_path}/run")
+    words = f"run.py: {tmp_path}/run/metrics.csv or metrics.jsonl beside it cannot be written: [Errno 28] No space left on device\n"
+    assert (code, err) == (1, words)
+    monkeypatch.undo()
+    assert call(capfd, "--resume", f"--workdir={tmp_path}/run")[0] == 0
+    assert [row["iteration"] for row in metrics.read(tmp_path / "run")] == list(range(1, 9))
+
+
 def test_a_directory_that_is_gone_ends_the_run_with_a_sentence_and_is_not_made_anew(tmp_path, capfd, monkeypatch):
     """A new one would hold no flags to go on with."""
     iterate = train.Run.iterate

@@ -6,8 +6,11 @@ import importlib.util
 import json
 import math
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from tfpg.errors import RunFault
 
 COLUMNS = {
     "iteration": "iterations done, this one included",
@@ -62,18 +65,21 @@ class Log:
     """
 
     def __init__(self, directory: Path, keep: int = 0, tensorboard: bool = True) -> None:
-        _rewrite(directory, [row for row in read(directory) if row["iteration"] <= keep])
+        self.directory = directory
+        with self._on_disk():
+            _rewrite(directory, [row for row in read(directory) if row["iteration"] <= keep])
         self.csv = (directory / "metrics.csv").open("a", newline="")
         self.jsonl = (directory / "metrics.jsonl").open("a")
         self.events = _events(directory / "tensorboard") if tensorboard else None
 
     def write(self, values: Row) -> Row:
-        """Writes one row, COLUMNS that are missing or not finite left empty. Returns it."""
+        """Writes one row, COLUMNS that are missing or not finite left empty. Returns it. Raises: RunFault if the disk does not take it."""
         row = {name: clean(values.get(name)) for name in COLUMNS}
-        self.jsonl.write(json.dumps(row) + "\n")
-        csv.DictWriter(self.csv, COLUMNS).writerow(row)
-        self.csv.flush()
-        self.jsonl.flush()
+        with self._on_disk():
+            self.jsonl.write(json.dumps(row) + "\n")
+            csv.DictWriter(self.csv, COLUMNS).writerow(row)
+            self.csv.flush()
+            self.jsonl.flush()
         if self.events:
             import tensorflow as tf
 
@@ -83,14 +89,24 @@ class Log:
                         tf.summary.scalar(name, value)
         return row
 
+    @contextlib.contextmanager
+    def _on_disk(self) -> Iterator[None]:
+        """What an open file's error does not say is which file it is."""
+        try:
+            yield
+        except OSError as error:
+            raise RunFault(f"{self.directory / 'metrics.csv'} or metrics.jsonl beside it cannot be written: {error}") from error
+
     def sync(self) -> None:
-        """Flushes both files to disk: a checkpoint shall not know an iteration whose row is lost."""
-        os.fsync(self.csv.fileno())
-        os.fsync(self.jsonl.fileno())
+        """Flushes both files to disk: a checkpoint shall not know an iteration whose row is lost. Raises: RunFault likewise."""
+        with self._on_disk():
+            os.fsync(self.csv.fileno())
+            os.fsync(self.jsonl.fileno())
 
     def close(self) -> None:
-        self.csv.close()
-        self.jsonl.close()
+        for file in (self.csv, self.jsonl):
+            with contextlib.suppress(OSError):  # a row that did not go to disk was told of when it did not
+                file.close()
         if self.events:
             self.events.close()
 
