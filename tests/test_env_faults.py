@@ -67,6 +67,11 @@ def act_out(how):
             time.sleep(0.2)
 
 
+def spoil(how, given):
+    """Puts wrong data of a kind in its place; any other word changes nothing."""
+    {**WRONG, **LATER}.get(how, (lambda _: None,))[0](given)
+
+
 class Failing(gymnasium.Env):
     """Fails where and how it is told: at the step `when` of the environment that was given seed `who`, or in the reset before."""
 
@@ -79,7 +84,7 @@ class Failing(gymnasium.Env):
         given = {"observation": np.zeros(2, np.float32), "reward": 1.0, "terminated": False, "truncated": False}
         if self.armed and self.t == self.when:
             act_out(self.how)
-            {**WRONG, **LATER}.get(self.how, (lambda _: None,))[0](given)
+            spoil(self.how, given)
         return given
 
     def reset(self, *, seed=None, options=None):

@@ -281,6 +281,8 @@ def test_a_row_that_does_not_fit_on_the_disk_ends_the_run_with_a_sentence_that_n
     words = f"run.py: {tmp_path}/run/metrics.csv or metrics.jsonl beside it cannot be written: [Errno 28] No space left on device\n"
     assert (code, err) == (1, words)
     monkeypatch.undo()
+    saved = {path.name for path in (tmp_path / "run" / "checkpoints").iterdir()}
+    assert saved == {"2"}  # none that covers the row that was lost
     assert call(capfd, "--resume", f"--workdir={tmp_path}/run")[0] == 0
     assert [row["iteration"] for row in metrics.read(tmp_path / "run")] == list(range(1, 9))
 

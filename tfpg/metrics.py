@@ -98,10 +98,14 @@ class Log:
             raise RunFault(f"{self.directory / 'metrics.csv'} or metrics.jsonl beside it cannot be written: {error}") from error
 
     def sync(self) -> None:
-        """Flushes both files to disk: a checkpoint shall not know an iteration whose row is lost. Raises: RunFault likewise."""
+        """Flushes both files to disk, rows that failed before included: a checkpoint shall not know an iteration whose row is lost.
+
+        Raises: RunFault likewise.
+        """
         with self._on_disk():
-            os.fsync(self.csv.fileno())
-            os.fsync(self.jsonl.fileno())
+            for file in (self.csv, self.jsonl):
+                file.flush()
+                os.fsync(file.fileno())
 
     def close(self) -> None:
         for file in (self.csv, self.jsonl):

@@ -30,8 +30,8 @@ Piece = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 def constant(psi_t: tf.Tensor, mask_t: tf.Tensor) -> tf.Tensor:
     """1 where psi is the same at every step of a batch, up to rounding, or where it has no step: there is nothing to learn from it."""
-    valid, psi_t, least = flat(mask_t), tf.reshape(psi_t, [-1]), psi_t.dtype.min
-    top, bottom = tf.reduce_max(tf.where(valid, psi_t, least)), -tf.reduce_max(tf.where(valid, -psi_t, least))
+    valid, psi_t = flat(mask_t), tf.reshape(psi_t, [-1])
+    top, bottom = tf.reduce_max(tf.where(valid, psi_t, psi_t.dtype.min)), tf.reduce_min(tf.where(valid, psi_t, psi_t.dtype.max))
     return tf.cast(top - bottom <= 1e-6 * tf.maximum(tf.abs(top), tf.abs(bottom)), tf.float32)
 
 

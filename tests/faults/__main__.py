@@ -21,11 +21,10 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-from faults import disks, environments, killing, lines, malformed, processes, repeating  # noqa: E402
-from faults.said import NotRunError  # noqa: E402
+from faults import NotRunError, disks, environments, killing, lines, malformed, repeating  # noqa: E402
 from tfpg.files import write_text  # noqa: E402
 
-PAGE, RESULTS = processes.ROOT / "docs" / "reliability.md", processes.ROOT / "docs" / "reliability.json"
+PAGE, RESULTS = ROOT / "docs" / "reliability.md", ROOT / "docs" / "reliability.json"
 
 
 class Check(NamedTuple):

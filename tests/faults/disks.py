@@ -182,6 +182,6 @@ def k5(count: int) -> list[str]:
     ways = [limited, removed]
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
-        with contextlib.suppress(subprocess.CalledProcessError), small_disk(directory / "try", 100):
+        with contextlib.suppress(OSError, subprocess.CalledProcessError), small_disk(directory / "try", 100):
             ways += [full, read_only]
         return [what for i in range(count) for way in ways for what in way(i, directory)]

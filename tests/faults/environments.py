@@ -56,14 +56,12 @@ def failing(how: str, engine: str, restarts: int) -> list[str]:
 def at_once(how: str, engine: str) -> list[str]:
     """One of three environments fails at a random step or reset: found there, and named."""
     when, who = draw.randint(how in LATER, 8), draw.randrange(3)
-    words = {**ACTS, **{name: sentence for name, (_, sentence) in {**WRONG, **LATER}.items()}}[how].replace(
-        "environment 1", f"environment {who}"
-    )
+    words = ACTS[how] if how in ACTS else {**WRONG, **LATER}[how][1]
     given = {"how": how, "when": when, "who": who}
     begun = time.monotonic()
     try:
         text = assert_fails(gym.ENGINES[engine]("faults/Failing-v0", 3, 0, "auto", given, gym.Care(timeout=0.5)), when, words)
-    except (AssertionError, pytest.fail.Exception, Exception) as error:
+    except (Exception, pytest.fail.Exception) as error:
         return [f"{given} {engine}: {' '.join(str(error).split())[:300]}"]
     found = [] if f"environment {who}" in text else [f"{given} {engine}: {text}"]
     return found + ([f"{given} {engine}: took {time.monotonic() - begun:.1f} s"] if time.monotonic() - begun > 5 else [])
@@ -116,7 +114,7 @@ def resident(process: Started) -> float:
 
 
 def grown(flags: list[str]) -> float:
-    """Megabytes by which a run of 1.5 million steps grows in its last million."""
+    """Megabytes by which a run of 1.5 million steps grows in its last million; the end, which evaluates and draws, is no part."""
     with tempfile.TemporaryDirectory() as directory:
         path, sizes = Path(directory) / "run", {}
         process = Started(*SMALL, *flags, "--total_steps=1500000", "--checkpoint_every=10", f"--workdir={path}")
@@ -130,15 +128,16 @@ def grown(flags: list[str]) -> float:
                     break
             time.sleep(0.2)
         process.end()
-    early = [size for done, size in sizes.items() if 450_000 <= done <= 600_000]
-    late = [size for done, size in sizes.items() if done >= 1_350_000]
-    return min(late) - max(early)
+    early = [size for done, size in sizes.items() if 400_000 <= done <= 500_000]
+    late = [size for done, size in sizes.items() if 1_400_000 <= done < 1_490_000]
+    return max(late) - min(early)
 
 
 def e4(count: int) -> list[str]:
     """Memory stays what it is over a million steps, of in-graph and of gymnasium environments."""
     ways = [["--algo=npg"], ["--algo=ppo", "--engine=sync", "--horizon=128"], ["--algo=a2c", "--engine=sync", "--horizon=64"]]
     growth = {" ".join(flags): grown(flags) for flags in ways[:count]}
+    print(f"E4: {', '.join(f'{flags} {size:.1f} MB' for flags, size in growth.items())}", flush=True)
     return [f"{flags}: {size:.0f} MB" for flags, size in growth.items() if size >= 20]
 
 

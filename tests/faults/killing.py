@@ -16,8 +16,8 @@ from typing import NamedTuple
 import program
 import tensorflow as tf
 
+from faults import NotRunError
 from faults.processes import ROOT, SMALL, Started, ended
-from faults.said import NotRunError
 from tfpg import metrics
 from tfpg.files import numbered
 

@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 import test_export
 
-from faults.said import NotRunError
+from faults import NotRunError
 from tfpg import export
 
 draw = random.Random(3)

@@ -1,5 +1,0 @@
-"""What checks have in common."""
-
-
-class NotRunError(Exception):
-    """A check that needs what is not there."""
