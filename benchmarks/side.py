@@ -64,8 +64,8 @@ def train(iterations: int, arguments: list[str]) -> dict[str, Any]:
 
 
 def simulate(iterations: int, arguments: list[str]) -> dict[str, Any]:
-    """Seconds of an iteration's collecting, and of those inside `step` of gymnasium's vector of environments."""
-    from gymnasium.vector import SyncVectorEnv
+    """Seconds of an iteration's collecting, and of those inside `step` of the environments as gymnasium makes them."""
+    from gymnasium.wrappers import TimeLimit
 
     from tfpg.rollout import Stream
 
@@ -80,7 +80,7 @@ def simulate(iterations: int, arguments: list[str]) -> dict[str, Any]:
 
         return run
 
-    Stream.collect, SyncVectorEnv.step = timed("ours", Stream.collect), timed("peer", SyncVectorEnv.step)  # type: ignore[method-assign]
+    Stream.collect, TimeLimit.step = timed("ours", Stream.collect), timed("peer", TimeLimit.step)  # type: ignore[method-assign]
     run = opened(arguments)
     run.begin()
     run.iterate()

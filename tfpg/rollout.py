@@ -4,7 +4,7 @@ Both give the same `Trajectory`: T rows of N environments, with the true next ob
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -124,6 +124,12 @@ def make_collect(
     return collect
 
 
+def _pile(rows: Sequence[Any]) -> np.ndarray:
+    """Arrays of the same shape, one upon another: np.stack, in a tenth of its time for many small ones."""
+    first = np.asarray(rows[0])
+    return np.concatenate(rows).reshape(len(rows), *first.shape)
+
+
 class Stream:
     """A vector environment in mid-stream: the observation it waits at, and of each row the running episode's length and return.
 
@@ -149,7 +155,7 @@ class Stream:
         self.whole = whole_episodes(learner.algorithm)
         self.use: Callable[[TrainState], acting.Call] | None = None
         piece = functools.partial(tf.function, jit_compile=jit, autograph=False)
-        self.noise = acting.direct(piece(lambda seed: exploration(learner, horizon, n, seed)))
+        self.noise = acting.direct(lambda seed: exploration(learner, horizon, n, seed))
         self.read = acting.direct(piece(self._read))
         self.observation: Any = None  # the environments are reset when the first of them is needed
 
@@ -201,31 +207,43 @@ class Stream:
     def _collect(self, state: TrainState, seed: tf.Tensor) -> tuple[Trajectory, Metrics]:
         if self.whole or self.observation is None:
             self._restart()
-        noise_t, alive, rows = self.noise(seed).numpy(), np.ones(self.n, bool), []
+        noise_t, rows = self.noise(seed).numpy(), []
         if self.use is None:
             self.use = acting.program(self._choose, state, self.observation, noise_t[0], *self.memory, unroll=True)
         choose = self.use(state)
         for t in range(self.horizon):
             action, outside, *memory = choose(self.observation, noise_t[t], *self.memory)
             step = self.environment.step(outside)
-            cut = self.whole & (t == self.horizon - 1)
-            truncated = (step.truncated | (cut & ~step.terminated)) & step.valid
-            self.running = self.running + step.reward * step.valid
-            valid = step.valid & alive
-            rows.append((self.observation, action, step, truncated, valid, self.age, self.running, self.memory, memory))
-            ended = step.terminated | truncated
-            self.age = np.where(ended, 0, self.age + step.valid).astype(np.int32)
-            self.running = np.where(ended, 0, self.running).astype(np.float32)
+            rows.append((self.observation, action, step, self.memory, memory))
             self.observation = step.observation
-            self.memory = acting.keep(step.valid & ~ended, memory)
-            alive = alive & ~(ended & self.whole)
+            if memory:
+                self.memory = acting.keep(step.valid & ~(step.terminated | step.truncated), memory)
         return self._assemble(state, rows)
 
     def _assemble(self, state: TrainState, rows: list[tuple]) -> tuple[Trajectory, Metrics]:
-        observation, action, steps, truncated, valid, age, running, memory, after = zip(*rows, strict=True)
-        reward, following, terminated = (np.stack([getattr(s, k) for s in steps]) for k in ("reward", "next_observation", "terminated"))
-        observation_t = np.stack(observation)
-        facts = (reward, following, terminated, np.stack(truncated), np.stack(valid), np.stack(age))
-        remembered = [np.stack(x)[:, 0] if self.learner.policy.memory else () for x in (memory, after)]
+        """What was written down step by step as a trajectory; what follows from it is worked out here, for all steps at once."""
+        observation, action, steps, memory, after = zip(*rows, strict=True)
+        following, reward, terminated, truncated, valid = map(_pile, list(zip(*steps, strict=True))[:5])
+        if self.whole:
+            truncated[-1] |= ~terminated[-1]
+        truncated &= valid
+        ended = terminated | truncated
+        age, running = self._since_start(ended, valid, reward)
+        if self.whole:
+            valid[1:] &= ~np.logical_or.accumulate(ended)[:-1]
+        facts = reward, following, terminated, truncated, valid, age
+        remembered = [_pile(x)[:, 0] if self.learner.policy.memory else () for x in (memory, after)]
         known = TrainState(state.policy, (), (), (), state.observations, ())
-        return self.read(known, observation_t, np.stack(action), facts, np.stack(running), *remembered)
+        return self.read(known, _pile(observation), _pile(action), facts, running, *remembered)
+
+    def _since_start(self, ended_t: np.ndarray, valid_t: np.ndarray, reward_t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Steps of the running episode before each step, and its return with it, [T, N]; what the next chunk begins with stays here."""
+        age_t, running_t, ends = np.empty(ended_t.shape, np.int32), reward_t * valid_t, np.any(ended_t, axis=1)
+        age, running = self.age, self.running
+        for t, ended in enumerate(ends):
+            age_t[t] = age
+            age, running = age + valid_t[t], np.add(running, running_t[t], out=running_t[t])
+            if ended:
+                age, running = np.where(ended_t[t], 0, age), np.where(ended_t[t], np.float32(0), running)
+        self.age, self.running = age, running
+        return age_t, running_t

@@ -144,9 +144,7 @@ def e4(count: int) -> list[str]:
 def unchecked(monkeypatch: Any) -> None:
     """Takes away what looks at the environments' answers."""
     monkeypatch.setattr(gym.Sound, "check", lambda *_: None)
-    monkeypatch.setattr(single, "flag", lambda name, value: value)
-    monkeypatch.setattr(single, "number", lambda name, value: value)
-    monkeypatch.setattr(single.Plain, "_array", lambda self, observation: np.array(observation))
+    monkeypatch.setattr(single.Plain, "step", lambda self, action: self.env.step(action))
 
 
 def e5(pairs: int) -> list[str]:

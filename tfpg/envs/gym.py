@@ -123,6 +123,10 @@ def _close_each(envs: Any) -> None:
 def _vectorise(vectorization: str, makers: list[Callable[[], Any]], mode: str) -> Any:
     import gymnasium
 
+    from tfpg.envs.single import Row
+
+    if (vectorization, mode) == ("sync", "disabled"):
+        return Row(makers)
     vector = gymnasium.vector.SyncVectorEnv if vectorization == "sync" else gymnasium.vector.AsyncVectorEnv
     return vector(makers, copy=False, autoreset_mode=gymnasium.vector.AutoresetMode[mode.upper()])
 
@@ -256,7 +260,8 @@ def open_gymnasium(
         return gymnasium.make(name, **complete)
 
     try:
-        makers = [maker(make, f"environment {i} of {name}", spaces.parts, spaces.observation_shape) for i in range(n)]
+        known = spaces.parts, spaces.observation_shape, mode == "same_step"
+        makers = [maker(make, f"environment {i} of {name}", *known) for i in range(n)]
         envs = _vectorise(vectorization, makers, mode)
     except (Exception, SystemExit) as error:
         raise _explain(name, arguments or {}, error) from error

@@ -1,9 +1,8 @@
 """One gymnasium environment as the bridge wants it, wherever it runs: in this process or in a worker."""
 
-import contextlib
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import gymnasium
@@ -22,15 +21,18 @@ def fault(who: str, error: BaseException) -> EnvironmentFault:
 FLOAT = np.dtype(np.float32)  # one object, which every array of its type has
 
 
-@contextlib.contextmanager
-def named(who: str) -> Iterator[None]:
-    """Turns whatever is raised inside into a fault that names it."""
-    try:
-        yield
-    except EnvironmentFault:
-        raise
-    except (Exception, SystemExit) as error:
-        raise fault(who, error) from error
+class named:  # noqa: N801
+    """Turns whatever is raised inside into a fault that names it. A class, since a generator takes a microsecond to begin and to end."""
+
+    def __init__(self, who: str) -> None:
+        self.who = who
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, (Exception, SystemExit)) and not isinstance(error, EnvironmentFault):
+            raise fault(self.who, error) from error
 
 
 def flag(name: str, value: Any) -> bool:
@@ -48,24 +50,24 @@ def number(name: str, value: Any) -> float:
 
 
 class Plain(gymnasium.Wrapper):
-    """Observations as arrays of their own, nested ones flattened; faults named; no info, which nothing here reads.
+    """Observations as one array each, nested ones flattened; faults named; no info, which nothing here reads.
 
-    A copy is needed because some environments write each observation into the same array: the last one of an episode would be
-    overwritten by the reset that follows in the same step.
+    Args: copies: whether an observation stays what it is when the environment goes on. Some environments write each one into the same
+    array: the last one of an episode would be overwritten by a reset that follows before it is read.
     """
 
-    def __init__(self, env: gymnasium.Env, who: str, parts: tuple[Part, ...], shape: tuple[int, ...]) -> None:
+    def __init__(self, env: gymnasium.Env, who: str, parts: tuple[Part, ...], shape: tuple[int, ...], copies: bool = False) -> None:
         super().__init__(env)
-        self.who, self.parts = who, parts
+        self.who, self.parts, self.copies, self.as_given = who, parts, copies, not (parts or copies)
         if parts:
             self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, shape, np.float32)
         self.shape = self.observation_space.shape
 
     def _array(self, observation: Any) -> np.ndarray:
-        x = flat(self.parts, observation) if self.parts else np.array(observation)
+        x = flat(self.parts, observation) if self.parts else np.array(observation, copy=self.copies or None)
         if x.shape != self.shape:
             raise ValueError(f"the observation has shape {x.shape}, its space {self.shape}")
-        if x.dtype is not FLOAT and x.dtype.kind not in "fiub":
+        if x.dtype.kind not in "fiub":
             raise TypeError(f"the observation is made of {x.dtype.name}, where only numbers are allowed")
         return x
 
@@ -74,31 +76,60 @@ class Plain(gymnasium.Wrapper):
             return self._array(self.env.reset(seed=seed, options=options)[0]), {}
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        try:  # not `named`: it would take a tenth of the time of a small environment's step
+        try:  # not `named`, and no call for what is as it should be: each takes a hundredth of the time of a small environment's step
             observation, reward, terminated, truncated, _ = self.env.step(action)
             if type(reward) is not float:
                 reward = number("reward", reward)
             if type(terminated) is not bool or type(truncated) is not bool:
                 terminated, truncated = flag("terminated", terminated), flag("truncated", truncated)
-            return self._array(observation), reward, terminated, truncated, {}
+            right = type(observation) is np.ndarray and observation.dtype is FLOAT and observation.shape == self.shape
+            if not (right and self.as_given):
+                observation = self._array(observation)
+            return observation, reward, terminated, truncated, {}
         except EnvironmentFault:
             raise
         except (Exception, SystemExit) as error:
             raise fault(self.who, error) from error
 
 
-def maker(make: Callable[[], gymnasium.Env], who: str, parts: tuple[Part, ...], shape: tuple[int, ...]) -> Callable[[], gymnasium.Env]:
-    """make() -> environment, for this process or for a worker.
+class Row:
+    """Environments of this process, stepped one after another, whose finished ones wait to be reset.
+
+    `step(action)` and `reset(seed=..., options={'reset_mask': ...})` are those of gymnasium's `SyncVectorEnv` with autoreset disabled,
+    for observations as float32 and without information, at a third of its cost beside a small environment's step.
+    """
+
+    def __init__(self, makers: list[Callable[[], Plain]]) -> None:
+        self.envs, self.closed = [make() for make in makers], False
+        self.n, self.shape = len(makers), self.envs[0].shape
+        self.observation = np.zeros((self.n, *self.shape), np.float32)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, np.ndarray] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
+        self.observation = self.observation.copy()
+        for i in range(self.n) if options is None else map(int, np.flatnonzero(options["reset_mask"])):
+            self.observation[i] = self.envs[i].reset(seed=None if seed is None else seed + i)[0]
+        return self.observation, {}
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        self.observation, reward = np.empty_like(self.observation), np.empty(self.n, np.float32)
+        terminated, truncated = np.empty(self.n, np.bool_), np.empty(self.n, np.bool_)
+        for i, env in enumerate(self.envs):
+            self.observation[i], reward[i], terminated[i], truncated[i], _ = env.step(action[i])
+        return self.observation, reward, terminated, truncated, {}
+
+
+def maker(make: Callable[[], gymnasium.Env], *arguments: Any) -> Callable[[], Plain]:
+    """make() -> `Plain(environment, *arguments)`, for this process or for a worker.
 
     Ctrl-C reaches every process of a terminal, but it is the parent's to answer; and a worker ends when it is told to, whatever the
     parent does at that signal.
     """
     parent = os.getpid()
 
-    def build() -> gymnasium.Env:
+    def build() -> Plain:
         if os.getpid() != parent:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        return Plain(make(), who, parts, shape)
+        return Plain(make(), *arguments)
 
     return build
