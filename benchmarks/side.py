@@ -80,7 +80,7 @@ def simulate(iterations: int, arguments: list[str]) -> dict[str, Any]:
 
         return run
 
-    Stream.collect, TimeLimit.step = timed("ours", Stream.collect), timed("peer", TimeLimit.step)  # type: ignore[method-assign]
+    Stream.gather, TimeLimit.step = timed("ours", Stream.gather), timed("peer", TimeLimit.step)  # type: ignore[method-assign]
     run = opened(arguments)
     run.begin()
     run.iterate()

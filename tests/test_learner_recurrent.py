@@ -49,7 +49,7 @@ def chunks(engine, made, state, monkeypatch, count=3, horizon=HORIZON):
     monkeypatch.setitem(sys.modules, "envpool", corridor.envpool())
     kind, _, mode = engine.partition(" ")
     environment = gym.ENGINES[kind](corridor.ID, 3, 0, autoreset=mode or "auto")
-    stream = rollout.Stream(environment, made, 3, horizon, jit=False)
+    stream = rollout.Stream(environment, made, 3, horizon)
     found = [stream.collect(state, SEED + k)[0] for k in range(count)]
     environment.close()
     return found

@@ -43,7 +43,7 @@ def collect(engine, learner, horizon, chunks, monkeypatch):
     monkeypatch.setitem(sys.modules, "envpool", corridor.envpool())
     kind, _, mode = engine.partition(" ")
     environment = gym.ENGINES[kind](corridor.ID, 3, 0, autoreset=mode or "auto")
-    stream = rollout.Stream(environment, learner, 3, horizon, jit=False)
+    stream = rollout.Stream(environment, learner, 3, horizon)
     found = [stream.collect(state, SEED + i) for i in range(chunks)]
     environment.close()
     return state, found
@@ -189,7 +189,7 @@ def test_cartpole_of_every_engine_keeps_its_own_physics(engine):
     """Each valid row's next observation is one step of the equations from its observation: nothing is mixed up across resets."""
     environment = gym.ENGINES[engine]("CartPole-v1", 3, 5)
     learner = make_learner(spaces=environment.spaces)
-    stream = rollout.Stream(environment, learner, 3, 120, jit=False)
+    stream = rollout.Stream(environment, learner, 3, 120)
     trajectory, metrics = stream.collect(initial_state(learner, SEED), SEED)
     environment.close()
     mask = trajectory.mask.numpy()

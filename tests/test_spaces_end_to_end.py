@@ -469,7 +469,7 @@ def first_episodes(engine, autoreset):
     run.parts.engine.close()
     environment = engines.open_python(run.config, engine, 2, 5)
     try:
-        stream = rollout.Stream(environment, run.parts.learner, 2, 40, False)
+        stream = rollout.Stream(environment, run.parts.learner, 2, 40)
         t, _ = stream.collect(run.state, tf.constant([1, 2]))
     finally:
         environment.close()

@@ -18,7 +18,7 @@ from tfpg.envs.gym import ENGINES, Care, VectorEnvironment
 from tfpg.envs.window import windowed, windowed_graph
 from tfpg.errors import EnvironmentFault, UsageError
 from tfpg.learner import Learner
-from tfpg.rollout import Metrics, Stream, make_collect, start, summarise
+from tfpg.rollout import Gathered, Metrics, Stream, exploration, make_collect, read, start, summarise
 from tfpg.types import Environment, Nest, Spaces, TrainState, Trajectory
 from tfpg.update import make_update
 
@@ -128,10 +128,21 @@ def python_engine(config: Config, name: str, learner: Learner, time_limit: int) 
     n, horizon = _sizes(config, "python", time_limit)
     piece = compiler(config)
     in_pieces = natural(config.row()) or n * horizon > SMALL
-    update = acting.direct(make_update(learner, piece) if in_pieces else piece(make_update(learner)))
-    two_seeds = acting.direct(lambda seed: tf.unstack(tf.random.experimental.stateless_split(seed, 2)))
+    part = piece if in_pieces else lambda f: f
+    look, update = part(functools.partial(read, learner)), make_update(learner, part)
     play, streams = evaluate.in_python(learner), list[Stream]()
 
+    @acting.direct
+    def draw(seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        first, second = tf.unstack(tf.random.experimental.stateless_split(seed, 2))
+        return exploration(learner, horizon, n, first), second
+
+    def study(state: TrainState, gathered: Gathered, seed: tf.Tensor, pace: tf.Tensor) -> tuple[TrainState, Metrics]:
+        trajectory, episodes = look(TrainState(state.policy, (), (), (), state.observations, ()), gathered)
+        state, metrics = update(state, trajectory, seed, pace)
+        return state, {**episodes, **metrics}
+
+    learn = acting.direct(study if in_pieces else piece(study))
     begun_with: list[tf.Tensor] = []
 
     def begin(seed: tf.Tensor) -> Nest:
@@ -147,14 +158,13 @@ def python_engine(config: Config, name: str, learner: Learner, time_limit: int) 
             raise EnvironmentFault(str(error)) from error
 
     def iterate(state: TrainState, carry: Nest, seed: tf.Tensor, pace: tf.Tensor) -> tuple[TrainState, Nest, Metrics]:
-        first, second = two_seeds(seed)
+        noise_t, second = draw(seed)
         if not streams:
             environment = open_python(config, name, n, _number(begun_with[0]))
-            streams.append(Stream(environment, learner, n, horizon, config.compiled(), restarts=config.max_env_restarts))
+            streams.append(Stream(environment, learner, n, horizon, restarts=config.max_env_restarts))
         streams[0].opened = lambda k: reopened(tf.random.experimental.stateless_fold_in(seed, k))
-        trajectory, episodes = streams[0].collect(state, first)
-        state, metrics = update(state, trajectory, second, pace)
-        return state, carry, {**episodes, **metrics}
+        state, metrics = learn(state, streams[0].gather(state, noise_t.numpy()), second, pace)
+        return state, carry, metrics
 
     def judge(state: TrainState, seed: tf.Tensor, episodes: int) -> np.ndarray:
         """Environments that fail begin the evaluation anew, as often as they may: episodes that were cut say nothing of the policy."""
@@ -245,7 +255,7 @@ def make_sample(config: Config, learner: Learner, engine: str, episodes: int) ->
         rows = min(episodes, EVALUATION_ENVS)
         environment = open_python(config, engine, rows, _number(seed))
         try:
-            stream = Stream(environment, learner, rows, environment.time_limit, config.compiled())
+            stream = Stream(environment, learner, rows, environment.time_limit)
             seeds = tf.random.experimental.stateless_split(seed, -(-episodes // rows))
             found = demonstrations.join([stream.collect(state, each)[0] for each in seeds])
         finally:

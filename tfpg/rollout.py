@@ -124,6 +124,28 @@ def make_collect(
     return collect
 
 
+class Gathered(NamedTuple):
+    """What N environments outside TensorFlow gave in T steps, as NumPy arrays: what of a `Trajectory` does not follow from the rest."""
+
+    observation: np.ndarray  # [T, N, O]
+    action: np.ndarray  # [T, N] or [T, N, A]
+    facts: tuple[np.ndarray, ...]  # reward, next observation, terminated, truncated, mask, age: [T, N], [T, N, O]
+    running: np.ndarray  # [T, N] return so far, the reward of step t included
+    memory: Nest  # [T, N, H] of a recurrent policy, before and after each step
+    next_memory: Nest
+    restarts: tf.Tensor  # [] int32, how often environments were replaced
+
+
+def read(learner: Learner, state: TrainState, g: Gathered) -> tuple[Trajectory, Metrics]:
+    """What was gathered as a trajectory, with the log-probabilities of the actions, and what there is to say of it."""
+    horizon, n = g.running.shape
+    seen = tf.reshape(perceive(learner, state, flat(g.observation)), [horizon, n, -1])
+    p = learner.policy.parameters(state.policy, seen if learner.policy.advance is None else (seen, g.facts[-1] == 0, g.memory[:1]))
+    log_prob_t = learner.policy.distribution(p).log_prob(g.action)
+    record = Trajectory(g.observation, g.action, log_prob_t, *g.facts)._replace(memory=g.memory, next_memory=g.next_memory)
+    return record, {**summarise(record, g.running), "env_restarts": g.restarts}
+
+
 def _pile(rows: Sequence[Any]) -> np.ndarray:
     """Arrays of the same shape, one upon another: np.stack, in a tenth of its time for many small ones."""
     first = np.asarray(rows[0])
@@ -133,10 +155,10 @@ def _pile(rows: Sequence[Any]) -> np.ndarray:
 class Stream:
     """A vector environment in mid-stream: the observation it waits at, and of each row the running episode's length and return.
 
-    `collect(state, seed [2]) -> trajectory [horizon, n], episode metrics`, with the meaning of `make_collect`. The environments
-    cannot be copied or saved, so this one piece keeps its state to itself.
+    `gather(state, noise [horizon, n, ...]) -> Gathered`, whose meaning is that of `make_collect`. The environments cannot be copied or
+    saved, so this one piece keeps its state to itself.
 
-    Where environments fail, `opened(k)` opens others in their place for the k-th time, at most `restarts` times within one `collect`.
+    Where environments fail, `opened(k)` opens others in their place for the k-th time, at most `restarts` times within one `gather`.
     What it had until then is dropped, with the episodes that were running, and it begins again. The metrics count it.
     """
 
@@ -146,7 +168,6 @@ class Stream:
         learner: Learner,
         n: int,
         horizon: int,
-        jit: bool,
         opened: Callable[[int], VectorEnvironment] | None = None,
         restarts: int = 0,
     ) -> None:
@@ -154,9 +175,8 @@ class Stream:
         self.opened, self.restarts = opened, restarts
         self.whole = whole_episodes(learner.algorithm)
         self.use: Callable[[TrainState], acting.Call] | None = None
-        piece = functools.partial(tf.function, jit_compile=jit, autograph=False)
-        self.noise = acting.direct(lambda seed: exploration(learner, horizon, n, seed))
-        self.read = acting.direct(piece(self._read))
+        self.draw = acting.direct(functools.partial(exploration, learner, horizon, n))
+        self.read = acting.direct(functools.partial(read, learner))
         self.observation: Any = None  # the environments are reset when the first of them is needed
 
     def _restart(self) -> None:
@@ -171,30 +191,18 @@ class Stream:
         action = self.learner.policy.act(p, noise)
         return action, self.learner.policy.to_env(action), after
 
-    def _read(
-        self, state: TrainState, observation_t: tf.Tensor, action_t: tf.Tensor, facts: tuple[tf.Tensor, ...], running_t: tf.Tensor,
-        memory: Nest, after: Nest,
-    ) -> tuple[Trajectory, Metrics]:  # fmt: skip
-        """What happened as a trajectory, with the log-probabilities of the actions, and what there is to say of it.
-
-        Args: facts: reward, next observation, terminated, truncated, mask, age.
-        """
-        seen = tf.reshape(perceive(self.learner, state, flat(observation_t)), [self.horizon, self.n, -1])
-        policy, age_t = self.learner.policy, facts[-1]
-        p = policy.parameters(state.policy, seen if policy.advance is None else (seen, age_t == 0, memory[:1]))
-        log_prob_t = policy.distribution(p).log_prob(action_t)
-        record = Trajectory(observation_t, action_t, log_prob_t, *facts)._replace(memory=memory, next_memory=after)
-        return record, summarise(record, running_t)
-
     def collect(self, state: TrainState, seed: tf.Tensor) -> tuple[Trajectory, Metrics]:
-        """A trajectory, whatever fails on the way. Raises: EnvironmentFault when more fails than may."""
+        """`gather` with noise of its own, as a trajectory: state, seed [2] -> trajectory [horizon, n], episode metrics."""
+        return self.read(state, self.gather(state, self.draw(seed).numpy()))
+
+    def gather(self, state: TrainState, noise_t: np.ndarray) -> Gathered:
+        """What is to be learned from, whatever fails on the way. Raises: EnvironmentFault when more fails than may."""
         failures = 0
         while True:
             try:
                 if failures and self.opened:
                     self.environment = self.opened(failures)
-                trajectory, metrics = self._collect(state, seed)
-                return trajectory, {**metrics, "env_restarts": tf.constant(failures)}
+                return self._gather(state, noise_t)._replace(restarts=tf.constant(failures))
             except EnvironmentFault as fault:
                 failures += 1
                 self.observation = None
@@ -204,24 +212,23 @@ class Stream:
                     more = f" It was the failure after --max_env_restarts={self.restarts} within one iteration." if self.restarts else ""
                     raise EnvironmentFault(f"{fault}{more}") from fault
 
-    def _collect(self, state: TrainState, seed: tf.Tensor) -> tuple[Trajectory, Metrics]:
+    def _gather(self, state: TrainState, noise_t: np.ndarray) -> Gathered:
         if self.whole or self.observation is None:
             self._restart()
-        noise_t, rows = self.noise(seed).numpy(), []
         if self.use is None:
             self.use = acting.program(self._choose, state, self.observation, noise_t[0], *self.memory, unroll=True)
-        choose = self.use(state)
-        for t in range(self.horizon):
-            action, outside, *memory = choose(self.observation, noise_t[t], *self.memory)
+        choose, rows = self.use(state), []
+        for noise in noise_t:
+            action, outside, *memory = choose(self.observation, noise, *self.memory)
             step = self.environment.step(outside)
             rows.append((self.observation, action, step, self.memory, memory))
             self.observation = step.observation
             if memory:
                 self.memory = acting.keep(step.valid & ~(step.terminated | step.truncated), memory)
-        return self._assemble(state, rows)
+        return self._assemble(rows)
 
-    def _assemble(self, state: TrainState, rows: list[tuple]) -> tuple[Trajectory, Metrics]:
-        """What was written down step by step as a trajectory; what follows from it is worked out here, for all steps at once."""
+    def _assemble(self, rows: list[tuple]) -> Gathered:
+        """What was written down step by step, and what follows from it, worked out for all steps at once."""
         observation, action, steps, memory, after = zip(*rows, strict=True)
         following, reward, terminated, truncated, valid = map(_pile, list(zip(*steps, strict=True))[:5])
         if self.whole:
@@ -232,9 +239,8 @@ class Stream:
         if self.whole:
             valid[1:] &= ~np.logical_or.accumulate(ended)[:-1]
         facts = reward, following, terminated, truncated, valid, age
-        remembered = [_pile(x)[:, 0] if self.learner.policy.memory else () for x in (memory, after)]
-        known = TrainState(state.policy, (), (), (), state.observations, ())
-        return self.read(known, _pile(observation), _pile(action), facts, running, *remembered)
+        before, then = (_pile(x)[:, 0] if self.learner.policy.memory else () for x in (memory, after))
+        return Gathered(_pile(observation), _pile(action), facts, running, before, then, tf.constant(0))
 
     def _since_start(self, ended_t: np.ndarray, valid_t: np.ndarray, reward_t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Steps of the running episode before each step, and its return with it, [T, N]; what the next chunk begins with stays here."""

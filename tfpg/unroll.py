@@ -15,6 +15,7 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "AddV2": np.add,
     "BroadcastTo": np.broadcast_to,
     "Exp": np.exp,
+    "Identity": np.copy,
     "MatMul": np.matmul,
     "Maximum": np.maximum,
     "Minimum": np.minimum,
@@ -26,7 +27,7 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "Tanh": np.tanh,
 }
 
-ROWWISE = (np.add, np.multiply, np.subtract)
+ROWWISE = ("AddV2", "Mul", "Sub")
 SMALL = 4096  # numbers for which NumPy takes longer to lay rows beside a vector than to add it to them
 
 
@@ -34,19 +35,37 @@ class Step(NamedTuple):
     what: Callable[..., Any]
     given: list[int]  # places of the values that it is done with
     slot: int  # the place of what it makes
-    shape: list[int] | None  # of that, where it is known
+
+
+def worth_laying_out(vector: tf.TensorShape, rows: tf.TensorShape) -> bool:
+    """Whether a vector that is added to rows is better laid out as so many rows once."""
+    return bool(vector.rank) and rows.is_fully_defined() and vector != rows and rows.num_elements() <= SMALL
+
+
+def laying_out(shape: list[int]) -> Callable[[np.ndarray], np.ndarray]:
+    """x -> x broadcast to the shape, written out."""
+
+    def lay(x: np.ndarray) -> np.ndarray:
+        rows = np.empty(shape, x.dtype)
+        rows[...] = x
+        return rows
+
+    return lay
 
 
 def same(operation: Any) -> bool:
     """Whether an operation leaves its first argument as it is."""
-    if operation.type == "Identity":
-        return True
-    before, after = operation.inputs[0].shape if operation.inputs else None, operation.outputs[0].shape
-    return operation.type in ("Reshape", "BroadcastTo") and after.is_fully_defined() and before == after
+    if operation.type not in ("Reshape", "BroadcastTo"):
+        return operation.type == "Identity"
+    before, after = operation.inputs[0].shape, operation.outputs[0].shape
+    return after.is_fully_defined() and before == after
 
 
 def meaning(operation: Any) -> Callable[..., Any] | None:
     """What an operation does with arrays, or None if that is not known here."""
+    if operation.type == "Const":
+        value = tf.make_ndarray(operation.get_attr("value"))
+        return lambda: value
     if operation.type == "ArgMax":
         dtype = operation.get_attr("output_type").as_numpy_dtype
         return lambda x, axis: x.argmax(int(axis)).astype(dtype, copy=False)
@@ -55,16 +74,45 @@ def meaning(operation: Any) -> Callable[..., Any] | None:
     return OPERATIONS.get(operation.type)
 
 
-def laid_out(step: Step, known: dict[int, np.ndarray], values: list[Any]) -> Step:
-    """A step whose known vector has become as many rows as it is added to; those go to the end of the values."""
-    if step.what not in ROWWISE or step.shape is None or np.prod(step.shape) > SMALL:
-        return step
-    given = list(step.given)
-    for i, k in enumerate(given):
-        if k in known and known[k].ndim and known[k].shape != tuple(step.shape):
-            given[i] = len(values)
-            values.append(np.broadcast_to(known[k], step.shape).copy())
-    return step._replace(given=given)
+class Plan(NamedTuple):
+    """A program's operations in order, and the values that they share."""
+
+    once: list[Step]  # those that the first arguments alone decide
+    each: list[Step]
+    start: list[Any]  # values: arguments first; None where one is to come
+    results: list[int]  # places of the outputs
+
+
+def planned(graph: Any, fixed: int) -> Plan | None:
+    """The plan of a graph, or None where it has an operation that is not known here."""
+    plan = Plan([], [], [None] * len(graph.inputs), [])
+    place = {tensor.name: k for k, tensor in enumerate(graph.inputs)}
+    known = {*range(fixed), *(place[inside.name] for _, inside in graph.captures)}
+    for outside, inside in graph.captures:
+        plan.start[place[inside.name]] = outside.numpy()
+
+    def do(what: Callable[..., Any], given: list[int]) -> int:
+        """Takes a step into the plan. Returns the place of what it makes."""
+        plan.start.append(None)
+        slot = len(plan.start) - 1
+        (plan.once if known.issuperset(given) else plan.each).append(Step(what, given, slot))
+        known.update([slot] if known.issuperset(given) else [])
+        return slot
+
+    for operation in graph.get_operations():
+        if operation.type in ("Placeholder", "NoOp"):
+            continue
+        what, given = meaning(operation), [place[tensor.name] for tensor in operation.inputs]
+        if what is None or len(operation.outputs) != 1 or operation.control_inputs:
+            return None
+        (output,) = operation.outputs
+        if operation.type in ROWWISE and not known.issuperset(given):
+            for i, tensor in enumerate(operation.inputs):
+                if given[i] in known and worth_laying_out(tensor.shape, output.shape):
+                    given[i] = do(laying_out(output.shape.as_list()), [given[i]])
+        place[output.name] = given[0] if same(operation) else do(what, given)
+    plan.results.extend(place[tensor.name] for tensor in graph.outputs)
+    return plan
 
 
 def unrolled(program: Any, fixed: int) -> Callable[[Sequence[tf.Tensor]], Callable[..., list[np.ndarray]]] | None:
@@ -72,46 +120,25 @@ def unrolled(program: Any, fixed: int) -> Callable[[Sequence[tf.Tensor]], Callab
 
     Args: program: a concrete function; fixed: how many arguments come first: what depends on them alone is computed once.
     """
-    graph, steps = program.graph, list[Step]()
-    place = {tensor.name: k for k, tensor in enumerate(graph.inputs)}
-    constants = {place[inside.name]: outside.numpy() for outside, inside in graph.captures}
-    for operation in graph.get_operations():
-        if operation.type in ("Placeholder", "NoOp"):
-            continue
-        what, outputs = meaning(operation), operation.outputs
-        if same(operation) and not operation.control_inputs:
-            place[outputs[0].name] = place[operation.inputs[0].name]
-            continue
-        slot = place.setdefault(outputs[0].name, len(place))
-        if operation.type == "Const":
-            constants[slot] = tf.make_ndarray(operation.get_attr("value"))
-        elif what is None or len(outputs) != 1 or operation.control_inputs:
-            return None
-        else:
-            shape = outputs[0].shape
-            given = [place[tensor.name] for tensor in operation.inputs]
-            steps.append(Step(what, given, slot, shape.as_list() if shape.is_fully_defined() else None))
-    results = [place[tensor.name] for tensor in graph.outputs]
-    made = {step.slot for step in steps}
+    plan = planned(program.graph, fixed)
+    if plan is None:
+        return None
+    made = {step.slot for step in plan.each}
+
+    def done(steps: list[Step], values: list[Any]) -> list[Any]:
+        with np.errstate(all="ignore"):
+            for what, given, slot in steps:
+                values[slot] = what(*[values[k] for k in given])
+        return values
 
     def bind(leaves: Sequence[tf.Tensor]) -> Callable[..., list[np.ndarray]]:
-        known, left = {**constants, **{k: leaf.numpy() for k, leaf in enumerate(leaves[:fixed])}}, list[Step]()
-        start = [known.get(k) for k in range(len(place))]
-        with np.errstate(all="ignore"):
-            for step in steps:
-                if all(k in known for k in step.given):
-                    start[step.slot] = known[step.slot] = step.what(*[known[k] for k in step.given])
-                else:
-                    left.append(laid_out(step, known, start))
-        fresh = [k in made and k not in known for k in results]
+        bound = done(plan.once, [*(leaf.numpy() for leaf in leaves[:fixed]), *plan.start[fixed:]])
 
         def call(*arrays: np.ndarray) -> list[np.ndarray]:
-            values = start.copy()
+            values = bound.copy()
             values[fixed : fixed + len(arrays)] = arrays
-            with np.errstate(all="ignore"):
-                for what, given, slot, _ in left:
-                    values[slot] = what(*[values[k] for k in given])
-            return [np.asarray(values[k]) if new else np.array(values[k]) for k, new in zip(results, fresh, strict=True)]
+            values = done(plan.each, values)
+            return [np.asarray(values[k]) if k in made else np.array(values[k]) for k in plan.results]
 
         return call
 
