@@ -152,13 +152,35 @@ def _reset(envs: Any, care: Care, **given: Any) -> Any:
     return envs.reset_wait(care.timeout or None)
 
 
-def _told(error: Exception, name: str, envs: Any, care: Care) -> Exception:
+def _told(error: BaseException, name: str, envs: Any, care: Care) -> BaseException:
     """What went wrong with worker processes, as a fault that says with which; else the error itself."""
     if isinstance(error, multiprocessing.TimeoutError):
         return EnvironmentFault(f"{_silent(envs)} of {name} did not answer within --env_timeout={care.timeout:g} seconds.")
     if isinstance(error, (EOFError, OSError)):
         return EnvironmentFault(f"{name} failed: {_fallen(envs)}.")
     return error
+
+
+def _watched(name: str, envs: Any, care: Care) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """A decorator for what is done with environments: whatever is raised inside is a fault. Workers go together."""
+    from tfpg.envs.single import fault
+
+    def around(function: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*given: Any) -> Any:
+            try:
+                return function(*given)
+            except (Exception, SystemExit) as error:
+                found: BaseException = error
+                if hasattr(envs, "step_async"):
+                    found = _told(error, name, envs, care)
+                    _stop(envs)
+                if found is error and isinstance(error, EnvironmentFault):
+                    raise
+                raise found if isinstance(found, EnvironmentFault) else fault(name, found) from error
+
+        return run
+
+    return around
 
 
 class Sound:
@@ -248,7 +270,7 @@ def open_gymnasium(
     """
     import gymnasium
 
-    from tfpg.envs.single import maker, named
+    from tfpg.envs.single import maker
     from tfpg.envs.spaces import spaces_of, to_own
 
     mode = _mode(vectorization, autoreset)
@@ -268,44 +290,38 @@ def open_gymnasium(
     seeds, resetting = iter([seed]), np.zeros(n, bool)
     sound = Sound(name, None if spaces.parts else observation_space, care.bounds)
 
-    def call(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        with named(name):
-            try:
-                return function(*args, **kwargs)
-            except Exception as error:
-                if vectorization == "sync":
-                    raise
-                fault = _told(error, name, envs, care)
-                _stop(envs)  # with one worker gone the others cannot go on
-                raise fault from error
+    watched = _watched(name, envs, care)
 
+    @watched
     def reset() -> np.ndarray:
         resetting[:] = False
-        first = np.array(call(_reset, envs, care, seed=next(seeds, None))[0], np.float32)
-        call(sound.check, first)
+        first = np.array(_reset(envs, care, seed=next(seeds, None))[0], np.float32)
+        sound.check(first)
         return first
 
-    def step(action: np.ndarray) -> Step:
-        after, reward, terminated, truncated, info = call(_step, envs, care, to_own(action, spaces, action_space))
+    @watched
+    def move(own: np.ndarray) -> Step:
+        after, reward, terminated, truncated, info = _step(envs, care, own)
         after, reward, ended, valid = np.array(after, np.float32), np.array(reward, np.float32), terminated | truncated, ~resetting
         following = after
         if mode == "next_step":
             resetting[:] = ended
-        elif mode == "same_step" and ended.any():
-            after = following.copy()
-            after[ended] = np.stack(list(info["final_obs"][ended]))
         elif ended.any():
-            following = np.array(call(_reset, envs, care, options={"reset_mask": ended})[0], np.float32)
-        call(sound.check, after, reward)
+            if mode == "same_step":
+                after = following.copy()
+                after[ended] = np.stack(list(info["final_obs"][ended]))
+            else:
+                following = np.array(_reset(envs, care, options={"reset_mask": ended})[0], np.float32)
+        sound.check(after, reward)
         if following is not after:
-            call(sound.check, following)
+            sound.check(following)
         return Step(after, reward, terminated, truncated, valid, following)
 
+    def step(action: np.ndarray) -> Step:
+        return move(to_own(action, spaces, action_space))
+
     def close() -> None:
-        if vectorization == "async":
-            _stop(envs)
-        else:
-            call(_close_each, envs)
+        (_stop if vectorization == "async" else watched(_close_each))(envs)
 
     return VectorEnvironment(name, spaces, complete["max_episode_steps"], reset, step, close)
 
