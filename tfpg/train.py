@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfpg import acting, build, checkpoint, convert, demonstrations, engines, evaluate, metrics, report, workdir
+from tfpg import build, checkpoint, convert, demonstrations, engines, evaluate, metrics, report, workdir
 from tfpg.build import Setup
 from tfpg.config import Config
 from tfpg.errors import Misfit, Stopped, UsageError
@@ -76,8 +76,8 @@ class Run:
     def __init__(self, config: Config, directory: Path, parts: Setup) -> None:
         self.config, self.directory, self.parts = config, directory, parts
         seeds = tf.random.experimental.stateless_split(tf.constant([config.seed, 0]), 4)
-        self.init_seed, self.begin_seed, self.iterate_seed, self.judge_seed = tf.unstack(seeds)
-        self.fold = acting.direct(tf.random.experimental.stateless_fold_in)
+        self.init_seed, self.begin_seed, iterate_seed, self.judge_seed = tf.unstack(seeds)
+        self.iterate_word = int(tf.random.experimental.stateless_fold_in(iterate_seed, 0)[0])
         self.counters = Counters()
         self.state: TrainState = initial_state(parts.learner, self.init_seed)
         if config.guidance:
@@ -113,7 +113,7 @@ class Run:
     def iterate(self) -> Row:
         """Collects and updates once, and returns the iteration's row of metrics."""
         begun = time.perf_counter()
-        seed = self.fold(self.iterate_seed, tf.constant(self.counters.iteration))
+        seed = tf.constant([self.iterate_word, self.counters.iteration])  # what folding in the iteration gives, without an operation
         state, carry, tensors = self.parts.engine.iterate(self.state, self.carry, seed, tf.constant(self.pace()))
         row: Row = {name: tensor.numpy().item() for name, tensor in tensors.items()}
         seconds = time.perf_counter() - begun
