@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 from learners import SEED, N, T, begun, make, trajectory
 
-from tfpg import fit, nets, optimizers, update, values
+from tfpg import fit, minibatches, nets, optimizers, update, values
 from tfpg.assess import Assessment, view
 from tfpg.learner import Fit
 
@@ -69,6 +69,16 @@ def test_each_pass_shares_the_samples_out_and_another_remainder_sits_out():
     phi, _ = fit.by_minibatches(plan, loss, marks, tf.fill([11], 1 / 11), tf.zeros([11]), (), tf.constant([3, 0]))
     assert (phi.numpy() > 0).all()  # four passes leave nobody out: with one order for all of them two would be
     assert float(tf.reduce_sum(phi)) == pytest.approx(12)
+
+
+def test_a_single_minibatch_is_the_batch_in_its_own_order_at_each_pass():
+    def step(rows, carry):
+        passes, orders = carry
+        return passes + 1, tf.tensor_scatter_nd_update(orders, [[passes]], rows[None])
+
+    passes, orders = minibatches.passes(step, (tf.constant(0), tf.zeros([3, 5], tf.int32)), 5, 3, 1, SEED)
+    assert int(passes) == 3
+    np.testing.assert_array_equal(orders, [np.arange(5)] * 3)
 
 
 def test_shares_weigh_samples_within_their_minibatch():

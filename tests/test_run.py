@@ -317,6 +317,10 @@ def test_a_broken_environment_ends_with_a_sentence_and_what_was_learned_is_saved
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["2"]
 
 
+NOTHING = {name: tf.constant(0) for name in ("steps", "episodes")}
+"""The metrics of an iteration in which nothing happens."""
+
+
 def learn(config, seeds):
     """Greedy evaluations over 100 episodes after training with each seed, by one compiled program."""
     parts, means = build.setup(config), []
@@ -327,6 +331,16 @@ def learn(config, seeds):
             one.iterate()
         means.append(float(np.mean(one.judge("result"))))
     return means
+
+
+def test_every_iteration_has_a_seed_of_its_own_folded_from_the_run_s():
+    config, given = Config(env="CartPole-v1", seed=7), []
+    run = train.Run(config, Path(os.devnull), build.setup(config))
+    run.parts = run.parts._replace(engine=run.parts.engine._replace(iterate=lambda s, c, seed, _: given.append(seed) or (s, c, NOTHING)))
+    for _ in range(3):
+        run.iterate()
+    of_the_run = tf.random.experimental.stateless_split(tf.constant([7, 0]), 4)[2]
+    np.testing.assert_array_equal(given, [tf.random.experimental.stateless_fold_in(of_the_run, k) for k in range(3)])
 
 
 def test_npg_solves_cartpole_with_every_seed_in_its_default_budget():
