@@ -20,6 +20,7 @@ MODES = ("disabled", "same_step", "next_step")
 BOX = spaces.Box(-1, 1, (2,))
 OBSERVATIONS = {
     "box": spaces.Box(-5, 5, (2, 3), np.float64),
+    "vector": spaces.Box(-5, 5, (3,)),
     "scalar": spaces.Box(-5, 5, ()),
     "pixels": spaces.Box(0, 255, (4, 4, 3), np.uint8),
     "discrete": spaces.Discrete(5, start=2),
@@ -187,10 +188,12 @@ def test_sync_and_async_give_the_same_bits(mode):
 
 @pytest.mark.parametrize("engine", ["sync", "async"])
 @pytest.mark.parametrize("mode", MODES)
-def test_arrays_that_were_handed_out_stay_and_an_environment_may_reuse_its_own(engine, mode):
+@pytest.mark.parametrize("kind", ["box", "vector"])
+def test_arrays_that_were_handed_out_stay_and_an_environment_may_reuse_its_own(engine, mode, kind):
     """An environment that writes every observation into one array gives what one with new arrays gives; nothing changes afterwards."""
-    environment = gym.ENGINES[engine]("bridge/Drawn-v0", 3, 5, autoreset=mode, arguments={"reuse": True})
-    plain = gym.ENGINES[engine]("bridge/Drawn-v0", 3, 5, autoreset=mode)
+    given = {"observation": kind}
+    environment = gym.ENGINES[engine]("bridge/Drawn-v0", 3, 5, autoreset=mode, arguments={"reuse": True, **given})
+    plain = gym.ENGINES[engine]("bridge/Drawn-v0", 3, 5, autoreset=mode, arguments=given)
     rows, copies, wanted = [environment.reset()], [], [plain.reset()]
     copies.append(rows[0].copy())
     for _ in range(30):
@@ -210,8 +213,8 @@ def test_observations_have_the_shape_that_was_promised(observation):
     assert rows[0].shape == (3, *taken.observation_shape)
     assert rows[0].dtype == np.float32
     assert taken.pixels == (observation == "pixels")
-    assert bool(taken.parts) == (observation not in ("box", "scalar", "pixels"))
-    assert rows[0].max() > 1 or taken.parts or observation in ("box", "scalar")
+    assert bool(taken.parts) == (observation not in ("box", "vector", "scalar", "pixels"))
+    assert rows[0].max() > 1 or taken.parts or observation in ("box", "vector", "scalar")
 
 
 @pytest.mark.parametrize("action", ACTIONS)
@@ -439,3 +442,13 @@ def test_time_limits(engine, monkeypatch):
         truncated = [bool(environment.step(np.zeros(2, int)).truncated[0]) for _ in range(10)]
         environment.close()
         assert (environment.time_limit, truncated.index(True) + 1) == (limit, limit)
+
+
+def test_a_flat_array_is_no_nested_observation(monkeypatch):
+    """Not even one of the shape and type that the nested one is flattened to."""
+    environment = gym.ENGINES["sync"]("bridge/Drawn-v0", 2, 5, arguments={"observation": "dict"})
+    assert environment.reset().shape == (2, 7)
+    monkeypatch.setattr(Drawn, "step", lambda self, action: (np.zeros(7, np.float32), 0.0, False, False, {}))
+    with pytest.raises(EnvironmentFault, match="environment 0 of bridge/Drawn-v0 failed: IndexError"):
+        environment.step(np.zeros(2, int))
+    environment.close()

@@ -232,8 +232,7 @@ class Stream:
         observation, action, steps, memory, after = zip(*rows, strict=True)
         following, reward, terminated, truncated, valid = map(_pile, list(zip(*steps, strict=True))[:5])
         if self.whole:
-            truncated[-1] |= ~terminated[-1]
-        truncated &= valid
+            truncated[-1] = True
         ended = terminated | truncated
         age, running = self._since_start(ended, valid, reward)
         if self.whole:

@@ -96,23 +96,22 @@ class Row:
     """Environments of this process, stepped one after another, whose finished ones wait to be reset.
 
     `step(action)` and `reset(seed=..., options={'reset_mask': ...})` are those of gymnasium's `SyncVectorEnv` with autoreset disabled,
-    for observations as float32 and without information, at a third of its cost beside a small environment's step.
+    for observations as float32 and without information, at a third of its cost beside a small environment's step. Observations come in
+    one array, which the next call overwrites.
     """
 
     def __init__(self, makers: list[Callable[[], Plain]]) -> None:
         self.envs, self.closed = [make() for make in makers], False
-        self.n, self.shape = len(makers), self.envs[0].shape
-        self.observation = np.zeros((self.n, *self.shape), np.float32)
+        self.n = len(makers)
+        self.observation = np.zeros((self.n, *self.envs[0].shape), np.float32)
 
     def reset(self, *, seed: int | None = None, options: dict[str, np.ndarray] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
-        self.observation = self.observation.copy()
         for i in range(self.n) if options is None else map(int, np.flatnonzero(options["reset_mask"])):
             self.observation[i] = self.envs[i].reset(seed=None if seed is None else seed + i)[0]
         return self.observation, {}
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        self.observation, reward = np.empty_like(self.observation), np.empty(self.n, np.float32)
-        terminated, truncated = np.empty(self.n, np.bool_), np.empty(self.n, np.bool_)
+        reward, terminated, truncated = np.empty(self.n, np.float32), np.empty(self.n, np.bool_), np.empty(self.n, np.bool_)
         for i, env in enumerate(self.envs):
             self.observation[i], reward[i], terminated[i], truncated[i], _ = env.step(action[i])
         return self.observation, reward, terminated, truncated, {}
