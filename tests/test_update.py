@@ -224,7 +224,7 @@ def test_a_keras_network_learns_through_the_same_update(rng):
     assert differs(after.value, state.value)
 
 
-@pytest.mark.parametrize("algo", ["npg", "npg_fixed", "trpo"])
+@pytest.mark.parametrize("algo", ["npg", "trpo"])
 @pytest.mark.parametrize("kind", ["discrete", "real"])
 def test_neither_parts_nor_blocks_change_the_step(algo, kind, rng):
     """With wide layers, whose factors are kept, and narrow ones."""
