@@ -2,12 +2,25 @@
 
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
 def why(error: Exception) -> str:
     """What an error of the disk says, on one line and without the names that TensorFlow puts around it."""
     return re.sub(r"\{\{.*?\}\} *| *\[Op:\w*\]", "", " ".join(str(error).split()))
+
+
+@contextmanager
+def named(path: Path) -> Iterator[None]:
+    """Lets an error of the disk name the file: one of opening it does, one of writing to it does not."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def sync(path: Path) -> None:
@@ -32,8 +45,9 @@ def commit(temporary: Path, final: Path) -> None:
 def write_text(path: Path, text: str) -> None:
     """Writes a file in one piece: whoever reads it sees the old text or the new one, also after a power failure."""
     temporary = path.with_name(f"{path.name}.tmp")
-    temporary.write_text(text)
-    sync(temporary)
+    with named(temporary):
+        temporary.write_text(text)
+        sync(temporary)
     temporary.replace(path)
     sync(path.parent)
 

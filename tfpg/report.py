@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tfpg import statistics
+from tfpg.files import named
 from tfpg.metrics import Row
 
 HEADER = f"{'steps':>10} {'episodes':>9} {'return':>9} {'KL / radius':>15} {'entropy':>8} {'expl.var':>8} {'steps/s':>9} {'left':>8}"
@@ -99,7 +100,7 @@ def learning_curve(path: Path, rows: list[Row], title: str) -> None:
     if judged:
         axes.plot([r["steps"] for r in judged], [r["eval_return"] for r in judged], "o-", label="greedy evaluation")
     axes.legend(frameon=False, loc="best")
-    figure.savefig(path, dpi=120)
+    _save(figure, path)
 
 
 def common_learning_curve(path: Path, runs: list[list[Row]], title: str) -> None:
@@ -113,7 +114,12 @@ def common_learning_curve(path: Path, runs: list[list[Row]], title: str) -> None
         axes.fill_between(grid, *statistics.band(returns), color="C0", alpha=0.25, lw=0)
         axes.plot(grid, statistics.interquartile_mean(returns), color="C0", label="training: interquartile mean (shade: 95 % band)")
         axes.legend(frameon=False, loc="best")
-    figure.savefig(path, dpi=120)
+    _save(figure, path)
+
+
+def _save(figure: Any, path: Path) -> None:
+    with named(path):
+        figure.savefig(path, dpi=120)
 
 
 def _canvas(title: str) -> tuple[Any, Any]:

@@ -49,7 +49,7 @@ CHECKS = {
         for family, rows in killing.FAMILIES.items()
     },
     "K2": Check(
-        "So does one that is killed at any step of a save", "SIGKILL at the n-th rename, mkdir, unlink, rmdir, fsync", killing.k2, 14, 1
+        "So does one that is killed at any step of a save", "SIGKILL at the n-th rename, mkdir, unlink, rmdir, fsync", killing.k2, 24, 1
     ),
     "K3": Check("After a power failure the checkpoint before is taken", "files of the newest one empty, in part or gone", disks.k3, 8, 100),
     "K4": Check("A damaged checkpoint is noticed, and the one before it taken", "random damage to its files", disks.k4, 200, 5000),
@@ -58,7 +58,7 @@ CHECKS = {
         "small disks, limits on file size, directories removed, read-only disks",
         disks.k5,
         2,
-        6,
+        12,
     ),
     "K6": Check("SIGTERM and SIGINT save within 5 s, exit code 128 + signal", "signals at random instants", killing.k6, 5, 100),
     "E1": Check(
@@ -97,7 +97,7 @@ def table(results: dict[str, dict]) -> str:
     lines = [
         "# What was provoked, and what held",
         "",
-        "Made by `make faults`; `tests/faults/` says how. The fast lane, under ten minutes, has small counts, strikes in K2 at every 14th",
+        "Made by `make faults`; `tests/faults/` says how. The fast lane, under ten minutes, has small counts, strikes in K2 at every 24th",
         "system call of a kind, and leaves the suite's own tests to `make test`. The slow lane takes three hours on two cores.",
         "",
         "| check | promise | provoked by | lane | count | failures | minutes |",
