@@ -147,7 +147,7 @@ def read(learner: Learner, state: TrainState, g: Gathered) -> tuple[Trajectory, 
 
 
 def _pile(rows: Sequence[Any]) -> np.ndarray:
-    """Arrays of the same shape, one upon another: np.stack, in a tenth of its time for many small ones."""
+    """Arrays of the same shape, one upon another: np.stack, in a third of its time for small ones."""
     first = np.asarray(rows[0])
     return np.concatenate(rows).reshape(len(rows), *first.shape)
 

@@ -96,8 +96,8 @@ class Row:
     """Environments of this process, stepped one after another, whose finished ones wait to be reset.
 
     `step(action)` and `reset(seed=..., options={'reset_mask': ...})` are those of gymnasium's `SyncVectorEnv` with autoreset disabled,
-    for observations as float32 and without information, at a third of its cost beside a small environment's step. Observations come in
-    one array, which the next call overwrites.
+    for observations as float32 and without information, for half of what it adds to small environments' steps. Observations come in one
+    array, which the next call overwrites.
     """
 
     def __init__(self, makers: list[Callable[[], Plain]]) -> None:
