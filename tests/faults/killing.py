@@ -114,21 +114,26 @@ def never_stopped(algo: str, path: Path) -> Whole:
     return Whole(path, first, time.monotonic() - start)
 
 
-def killed(path: Path, algo: str, whole: Whole) -> tuple[bool, list[str]]:
-    """Begins a run, or goes on with it, and kills it at a random instant. Returns whether it was quicker, and what is wrong."""
+def killed(path: Path, algo: str, whole: Whole) -> tuple[Whole | None, list[str]]:
+    """Begins a run, or goes on with it, and kills it at a random instant.
+
+    Returns: if it was quicker, how long it takes, so that the next one is not; and what is wrong.
+    """
     going_on = begun(path)
     if not going_on:
         shutil.rmtree(path, ignore_errors=True)
     process = Started(*(["--resume", "--progress=none"] if going_on else training(algo)), f"--workdir={path}")
-    time.sleep(draw.uniform(whole.first, whole.length))
+    start, until = time.monotonic(), draw.uniform(whole.first, whole.length)
+    while (took := time.monotonic() - start) < until and process.running():
+        time.sleep(0.01)
     had = saved(path)
     process.signal(signal.SIGKILL)
     code, err = process.end()
     if code == 0:
-        return True, same(whole.path, path)
+        return whole if going_on else Whole(whole.path, whole.first * took / whole.length, took), same(whole.path, path)
     if code != -signal.SIGKILL:
-        return False, [f"ended with {code} before it was killed: {err[-300:]}"]
-    return False, [f"checkpoint {had} was there before a kill, {saved(path)} after it"] if saved(path) < had else []
+        return None, [f"ended with {code} before it was killed: {err[-300:]}"]
+    return None, [f"checkpoint {had} was there before a kill, {saved(path)} after it"] if saved(path) < had else []
 
 
 def k1(family: str) -> Callable[[int], list[str]]:
@@ -141,9 +146,10 @@ def k1(family: str) -> Callable[[int], list[str]]:
             rows, path, kills = itertools.cycle(wholes), Path(name) / "killed", 0
             algo = next(rows)
             while kills < count and len(found) < MANY:
-                ended_first, what = killed(path, algo, wholes[algo])
+                quicker, what = killed(path, algo, wholes[algo])
                 found += [f"{algo}: {each}" for each in what]
-                if ended_first:
+                if quicker:
+                    wholes[algo] = quicker
                     shutil.rmtree(path)
                     algo = next(rows)
                 else:
