@@ -71,6 +71,13 @@ def test_what_depends_on_the_first_arguments_alone_is_computed_once_and_the_rest
     assert len(calls) == 2
 
 
+@pytest.mark.parametrize("view", [lambda x: tf.reshape(x, [4, 3]), lambda x: tf.broadcast_to(x, [2, 3, 4])], ids=["reshaped", "broadcast"])
+def test_what_comes_out_is_no_view_of_what_went_in(view):
+    (found,) = unroll.unrolled(acting.traced(view, X), 0)([])(X)
+    assert not np.shares_memory(found, X)
+    assert found.flags.writeable
+
+
 def test_numbers_that_overflow_say_nothing(recwarn):
     bind = unroll.unrolled(acting.traced(lambda w, x: tf.exp(w) * tf.exp(x), X[0], X[0]), 1)
     (found,) = bind([tf.constant(X[0] + 1000)])(X[0] + 1000)

@@ -138,7 +138,8 @@ def unrolled(program: Any, fixed: int) -> Callable[[Sequence[tf.Tensor]], Callab
             values = bound.copy()
             values[fixed : fixed + len(arrays)] = arrays
             values = done(plan.each, values)
-            return [np.asarray(values[k]) if k in made else np.array(values[k]) for k in plan.results]
+            found = [np.asarray(values[k]) for k in plan.results]
+            return [x if k in made and x.base is None else x.copy() for k, x in zip(plan.results, found, strict=True)]
 
         return call
 

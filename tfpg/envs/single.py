@@ -1,8 +1,9 @@
 """One gymnasium environment as the bridge wants it, wherever it runs: in this process or in a worker."""
 
+import contextlib
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import gymnasium
@@ -21,18 +22,15 @@ def fault(who: str, error: BaseException) -> EnvironmentFault:
 FLOAT = np.dtype(np.float32)  # one object, which every array of its type has
 
 
-class named:  # noqa: N801
-    """Turns whatever is raised inside into a fault that names it. A class, since a generator takes a microsecond to begin and to end."""
-
-    def __init__(self, who: str) -> None:
-        self.who = who
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, (Exception, SystemExit)) and not isinstance(error, EnvironmentFault):
-            raise fault(self.who, error) from error
+@contextlib.contextmanager
+def named(who: str) -> Iterator[None]:
+    """Turns whatever is raised inside into a fault that names it."""
+    try:
+        yield
+    except EnvironmentFault:
+        raise
+    except (Exception, SystemExit) as error:
+        raise fault(who, error) from error
 
 
 def flag(name: str, value: Any) -> bool:
