@@ -93,10 +93,11 @@ def planned(graph: Any, fixed: int) -> Plan | None:
 
     def do(what: Callable[..., Any], given: list[int]) -> int:
         """Takes a step into the plan. Returns the place of what it makes."""
+        slot, decided = len(plan.start), known.issuperset(given)
         plan.start.append(None)
-        slot = len(plan.start) - 1
-        (plan.once if known.issuperset(given) else plan.each).append(Step(what, given, slot))
-        known.update([slot] if known.issuperset(given) else [])
+        (plan.once if decided else plan.each).append(Step(what, given, slot))
+        if decided:
+            known.add(slot)
         return slot
 
     for operation in graph.get_operations():
