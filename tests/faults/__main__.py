@@ -49,7 +49,11 @@ CHECKS = {
         for family, rows in killing.FAMILIES.items()
     },
     "K2": Check(
-        "So does one that is killed at any step of a save", "SIGKILL at the n-th rename, mkdir, unlink, rmdir, fsync", killing.k2, 24, 1
+        "So does one that is killed at any step of a save",
+        "SIGKILL before the n-th call that creates, renames, removes, cuts or flushes a file or directory, at three sizes of policy",
+        killing.k2,
+        24,
+        1,
     ),
     "K3": Check("After a power failure the checkpoint before is taken", "files of the newest one empty, in part or gone", disks.k3, 8, 100),
     "K4": Check("A damaged checkpoint is noticed, and the one before it taken", "random damage to its files", disks.k4, 200, 5000),
@@ -98,7 +102,7 @@ def table(results: dict[str, dict]) -> str:
         "# What was provoked, and what held",
         "",
         "Made by `make faults`; `tests/faults/` says how. The fast lane, under ten minutes, has small counts, strikes in K2 at every 24th",
-        "system call of a kind, and leaves the suite's own tests to `make test`. The slow lane takes hours, more of them where",
+        "call, and leaves the suite's own tests to `make test`. The slow lane takes hours, more of them where",
         "other work goes on beside it, as it did for the minutes below.",
         "",
         "| check | promise | provoked by | lane | count | failures | minutes |",

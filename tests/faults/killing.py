@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 import random
 import shutil
 import signal
@@ -160,36 +161,36 @@ def k1(family: str) -> Callable[[int], list[str]]:
     return of
 
 
-CALLS = ("rename", "mkdir", "unlink", "rmdir", "fsync")
-SHORT = [*SMALL, "--total_steps=960", "--horizon=40", "--checkpoint_every=1", "--seed=5"]
+SHORT = ["--total_steps=960", "--horizon=40", "--checkpoint_every=1", "--seed=5"]
+SIZES = ["8", "64,64", "512,512"]
+"""Widths of policies whose checkpoints take 10 kB, 100 kB and 2 MB."""
 
 
-def struck(call: str, n: int, path: Path) -> int:
-    """The program, killed at its n-th system call of a kind. Returns its exit code, 0 if it made fewer."""
-    inject = ["-e", f"trace={call}", "-e", f"inject={call}:signal=KILL:when={n}"]
-    command = ["strace", "-f", "-qq", "-o", "/dev/null", *inject, sys.executable, "run.py", *SHORT, f"--workdir={path}"]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, check=False).returncode
+def struck(library: Path, n: int, path: Path, hidden: str) -> tuple[int, str]:
+    """The program, killed when it is about to change its files for the n-th time, never if 0. Returns its exit code and what it said."""
+    told = {"LD_PRELOAD": str(library), "STRIKE_BELOW": str(path), "STRIKE_AT": str(n), "STRIKE_COUNT": f"{path}.count"}
+    command = [sys.executable, "run.py", *SMALL, *SHORT, f"--hidden={hidden}", f"--workdir={path}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, **told}, check=False)
+    return done.returncode, done.stderr
 
 
 def k2(every: int) -> tuple[list[str], int]:
-    """Killed at the n-th call of each kind that changes a directory or flushes a file, for every `every`-th n. Returns how often, too."""
-    if not shutil.which("strace"):
-        raise NotRunError("strace is not installed")
+    """Killed at the n-th call that changes its files, for every `every`-th n and each size. Returns how often, too."""
+    if not shutil.which("gcc"):
+        raise NotRunError("there is no gcc")
     found, count = [], 0
     with tempfile.TemporaryDirectory() as directory:
-        whole = Path(directory) / "whole"
-        ended(*SHORT, f"--workdir={whole}")
-        for call in CALLS:
-            n, before = draw.randint(1, every), count
-            while n:
-                path = Path(directory) / f"{call}{n}"
-                if struck(call, n, path):
-                    found += [f"{call} {n}: {what}" for what in (gone_on(path, whole) if begun(path) else [])]
-                    n, count = n + every, count + 1
-                else:
-                    n = n // 2 if count == before else 0  # the run makes fewer such calls: an earlier one, if none was struck yet
+        library, whole = Path(directory) / "strike.so", Path(directory) / "whole"
+        subprocess.run(["gcc", "-O2", "-shared", "-fPIC", ROOT / "tests/faults/strike.c", "-o", library, "-ldl"], check=True)
+        for hidden in SIZES:
+            shutil.rmtree(whole, ignore_errors=True)
+            struck(library, 0, whole, hidden)
+            for n in range(draw.randint(1, every), int(Path(f"{whole}.count").read_text()) + 1, every):
+                path, count = Path(directory) / f"{hidden}-{n}", count + 1
+                code, err = struck(library, n, path, hidden)
+                wrong = [f"ended with {code}: {err[-300:]}"] if code != -signal.SIGKILL else gone_on(path, whole) if begun(path) else []
+                found += [f"--hidden={hidden}, change {n}: {what}" for what in wrong]
                 shutil.rmtree(path, ignore_errors=True)
-            found += [] if count > before else [f"{call}: not one call was struck"]
     return found, count
 
 
