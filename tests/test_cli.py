@@ -205,6 +205,23 @@ def test_a_run_imports_what_it_uses(tmp_path):
     subprocess.run([sys.executable, "-c", code + check], check=True, capture_output=True, cwd=ROOT)
 
 
+def test_nobody_looks_for_garbage_in_tensorflow():
+    """What it consists of is set aside once; what comes later is not, and is looked through."""
+    code = """
+import gc, run
+with run.lean():
+    assert not gc.isenabled()
+    import tensorflow
+aside = gc.get_freeze_count()
+assert gc.isenabled() and aside > 100_000, aside
+later = [[k] for k in range(1000)]
+with run.lean():
+    assert gc.isenabled()
+assert gc.get_freeze_count() <= aside
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, cwd=ROOT)
+
+
 @pytest.mark.parametrize(
     ("flags", "compiled"),
     [

@@ -77,6 +77,7 @@ FLOORS = {
         "build",
         "engines",
         "acting",
+        "traces",
         "unroll",
         "train",
         "seeds",

@@ -19,37 +19,61 @@ def traced(function: Callable[..., Nest], *examples: Nest) -> Any:
     return tf.function(function, autograph=False).get_concrete_function(*specs)
 
 
-def operation(program: Any, rewrite: bool) -> Callable[[list[Any]], list[tf.Tensor]]:
+def operation(f: Any, types: list[tf.DType], captured: list[tf.Tensor], rewrite: bool) -> Callable[[list[Any]], list[tf.Tensor]]:
     """A traced program as the operation that it is: `run(leaves of the arguments) -> tensors`.
 
-    Args: rewrite: whether TensorFlow looks for a better graph before it runs this one. A second for a whole update, and no faster then.
+    Args:
+        f: the program, or its name where TensorFlow knows it; types: of its outputs; captured: what it takes after its arguments.
+        rewrite: whether TensorFlow looks for a better graph before it runs this one. A second for a whole update, and no faster then.
     """
     settings = tf.compat.v1.ConfigProto()
     settings.graph_options.rewrite_options.disable_meta_optimizer = not rewrite
     proto = settings.SerializeToString()
-    types = [output.dtype for output in program.outputs]
 
     def run(leaves: list[Any]) -> list[tf.Tensor]:
-        return tf.raw_ops.StatefulPartitionedCall(args=[*leaves, *program.captured_inputs], Tout=types, f=program, config_proto=proto)
+        return tf.raw_ops.StatefulPartitionedCall(args=[*leaves, *captured], Tout=types, f=f, config_proto=proto)
 
     return run
 
 
-def direct(function: Callable[..., Nest]) -> Callable[..., Nest]:
+def called(program: Any, rewrite: bool) -> Callable[[list[Any]], list[tf.Tensor]]:
+    """A traced program as an operation."""
+    return operation(program, [output.dtype for output in program.outputs], program.captured_inputs, rewrite)
+
+
+def packed(run: Callable[[list[Any]], list[tf.Tensor]], outputs: Nest) -> Callable[..., Nest]:
+    """An operation on leaves as a function of nests, whose outputs look like those given."""
+    pack = trees.packer(outputs)
+    return lambda *given: pack(run(tf.nest.flatten(given)))
+
+
+Direct = Callable[[Callable[..., Nest], str], Callable[..., Nest]]
+"""Makes a program of a function of that name."""
+
+
+def direct(function: Callable[..., Nest], _name: str = "") -> Callable[..., Nest]:
     """The function as a program that is called as the operation it is.
 
     It is traced at its first call, and later ones must have arguments of the same structure, shapes and types: nobody looks. Looking takes
     milliseconds where a training state is among them.
     Args: function: nests of tensors or arrays -> nest of tensors.
     """
-    made: list[Any] = []
+
+    def begin(*given: Nest) -> Callable[..., Nest]:
+        program = traced(function, *given)
+        return packed(called(program, rewrite=False), program.structured_outputs)
+
+    return at_first_call(begin)
+
+
+def at_first_call(begin: Callable[..., Callable[..., Nest]]) -> Callable[..., Nest]:
+    """A function that its first arguments make, once."""
+    made: list[Callable[..., Nest]] = []
 
     def call(*given: Nest) -> Nest:
         if not made:
-            program = traced(function, *given)
-            made.extend((operation(program, rewrite=False), trees.packer(program.structured_outputs)))
-        run, pack = made
-        return pack(run(tf.nest.flatten(given)))
+            made.append(begin(*given))
+        return made[0](*given)
 
     return call
 
@@ -70,7 +94,7 @@ def program(function: Callable[..., Nest], like: TrainState, *examples: np.ndarr
         return function(like._replace(policy=policy, observations=observations), *given)
 
     made = traced(inside, tf.nest.flatten(used), *examples)
-    run, bind = operation(made, rewrite=True), unrolled(made, len(tf.nest.flatten(used))) if unroll else None
+    run, bind = called(made, rewrite=True), unrolled(made, len(tf.nest.flatten(used))) if unroll else None
 
     def use(state: TrainState) -> Call:
         leaves = tf.nest.flatten((state.policy, state.observations))

@@ -1,13 +1,17 @@
 """From a Config to what runs: the learner that its flags describe, and the engine that turns an iteration."""
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
-from tfpg import nets, normalizers, optimizers, policies, values
+import tensorflow as tf
+
+from tfpg import acting, nets, normalizers, optimizers, policies, programs, traces, values
 from tfpg.algorithms import fits_q, needs_critic
-from tfpg.config import Config, configured
+from tfpg.config import FREE, Config, configured
 from tfpg.engines import Engine, file_engine, graph_engine, open_graph, open_python, python_engine
 from tfpg.envs import IN_GRAPH, deeprm
 from tfpg.errors import UsageError
@@ -159,14 +163,26 @@ def make_learner(config: Config, spaces: Spaces) -> Learner:
     )
 
 
-def setup(config: Config) -> Setup:
-    """Everything a run needs, before it writes anything. Raises: UsageError for an environment or engine that cannot be had."""
+def keeping(config: Config, spaces: Spaces, folder: Path | None) -> acting.Direct:
+    """How programs are made: traced ones are kept in a folder, if there is one, unless they are of an environment of somebody else's."""
+    if folder is None or (config.env in IN_GRAPH and not IN_GRAPH[config.env].__module__.startswith("tfpg.")):
+        return acting.direct
+    flags = {name: value for name, value in dataclasses.asdict(config).items() if name not in (*FREE, "seed", "num_seeds", "jit")}
+    return traces.keeping(folder, f"{programs.versions()} {tf.zeros([]).device} compiled {config.compiled()} {flags} {spaces}")
+
+
+def setup(config: Config, folder: Path | None = None) -> Setup:
+    """Everything a run needs, before it writes anything.
+
+    Args: folder: where traced programs are kept.
+    Raises: UsageError for an environment or engine that cannot be had.
+    """
     if config.engine == "graph" and config.env not in IN_GRAPH:
         raise UsageError(f"--engine=graph has no --env={config.env}: {', '.join(IN_GRAPH)} are in graph; use --engine=auto.")
     if config.env in IN_GRAPH and config.engine in ("graph", "auto"):
         environment = open_graph(config)
-        learner = make_learner(config, environment.spaces)
-        engine = file_engine(config, learner, environment.spaces, lambda sized: graph_engine(sized, environment, learner))
+        learner, direct = make_learner(config, environment.spaces), keeping(config, environment.spaces, folder)
+        engine = file_engine(config, learner, environment.spaces, lambda sized: graph_engine(sized, environment, learner, direct))
         return Setup(learner, environment.spaces, engine)
     if config.env.startswith("tfpg/") and (config.env not in IN_GRAPH or config.engine not in ("sync", "auto")):
         known = ", ".join(name for name in IN_GRAPH if name.startswith("tfpg/"))
@@ -176,6 +192,6 @@ def setup(config: Config) -> Setup:
     name = "sync" if config.engine == "auto" else config.engine
     probe = open_python(config, name, 1, 0)
     probe.close()
-    learner = make_learner(config, probe.spaces)
-    engine = file_engine(config, learner, probe.spaces, lambda sized: python_engine(sized, name, learner, probe.time_limit))
+    learner, direct = make_learner(config, probe.spaces), keeping(config, probe.spaces, folder)
+    engine = file_engine(config, learner, probe.spaces, lambda sized: python_engine(sized, name, learner, probe.time_limit, direct))
     return Setup(learner, probe.spaces, engine)

@@ -114,7 +114,7 @@ class Config:
     output: str = option("", RUN, "file that --mode=collect writes; empty: demonstrations.npz in --workdir")
     device: str = option("auto", RUN, "auto, cpu, gpu or tpu", choices=("auto", "cpu", "gpu", "tpu"))
     jit: str = option("auto", RUN, "compile with XLA: true, false; auto: where the run is long enough", choices=("auto", "true", "false"))
-    cache: str = option("", RUN, "folder that keeps compiled programs; empty: the user's cache folder; none: nowhere")
+    cache: str = option("", RUN, "folder that keeps traced and compiled programs; empty: the user's cache folder; none: nowhere")
 
     eval_episodes: int = option(100, JUDGE, "greedy episodes of an evaluation, and episodes to collect", low=1, high=1_000_000)
     eval_every: int = option(0, JUDGE, "iterations between evaluations; 0: only at the end", low=0, high=2**31 - 1)

@@ -70,13 +70,12 @@ def compiler(config: Config) -> Callable[[Callable[..., Any]], Callable[..., Any
     return functools.partial(tf.function, jit_compile=config.compiled(), autograph=False)
 
 
-def graph_engine(config: Config, environment: Environment, learner: Learner) -> Engine:
+def graph_engine(config: Config, environment: Environment, learner: Learner, direct: acting.Direct = acting.direct) -> Engine:
     """Collecting and updating without leaving the graph, in compiled programs."""
     n, horizon = _sizes(config, "graph", environment.time_limit)
     piece = compiler(config)
     collect, update = make_collect(environment, learner, n, horizon, piece), make_update(learner, piece)
 
-    @acting.direct
     def iterate(state: TrainState, carry: Nest, seed: tf.Tensor, pace: tf.Tensor) -> tuple[TrainState, Nest, Metrics]:
         seeds = tf.random.experimental.stateless_split(seed, 2)
         carry, trajectory, episodes = collect(state, carry, seeds[0])
@@ -87,10 +86,11 @@ def graph_engine(config: Config, environment: Environment, learner: Learner) -> 
 
     def judge(state: TrainState, seed: tf.Tensor, episodes: int) -> np.ndarray:
         if episodes not in judges:
-            judges[episodes] = piece(evaluate.in_graph(environment, learner, episodes))
+            judges[episodes] = direct(piece(evaluate.in_graph(environment, learner, episodes)), f"judge {episodes}")
         return judges[episodes](state, seed).numpy()
 
-    return Engine("graph", n, horizon, lambda seed: start(environment, learner, n, seed), iterate, judge, lambda: None)
+    begin = lambda seed: start(environment, learner, n, seed)  # noqa: E731
+    return Engine("graph", n, horizon, begin, direct(iterate, "iterate"), judge, lambda: None)
 
 
 def _number(seed: tf.Tensor) -> int:
@@ -123,7 +123,7 @@ def open_graph(config: Config) -> Environment:
     return windowed_graph(environment, config.window) if config.window > 1 else environment
 
 
-def python_engine(config: Config, name: str, learner: Learner, time_limit: int) -> Engine:
+def python_engine(config: Config, name: str, learner: Learner, time_limit: int, direct: acting.Direct = acting.direct) -> Engine:
     """Collecting step by step in Python, updating in compiled programs. The environments open at the first iteration after `begin`."""
     n, horizon = _sizes(config, "python", time_limit)
     piece = compiler(config)
@@ -132,7 +132,6 @@ def python_engine(config: Config, name: str, learner: Learner, time_limit: int) 
     look, update = part(functools.partial(read, learner)), make_update(learner, part)
     play, streams = evaluate.in_python(learner), list[Stream]()
 
-    @acting.direct
     def draw(seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         first, second = tf.unstack(tf.random.experimental.stateless_split(seed, 2))
         return exploration(learner, horizon, n, first), second
@@ -142,7 +141,7 @@ def python_engine(config: Config, name: str, learner: Learner, time_limit: int) 
         state, metrics = update(state, trajectory, seed, pace)
         return state, {**episodes, **metrics}
 
-    learn = acting.direct(study if in_pieces else piece(study))
+    explore, learn = direct(draw, "draw"), direct(study if in_pieces else piece(study), "study")
     begun_with: list[tf.Tensor] = []
 
     def begin(seed: tf.Tensor) -> Nest:
@@ -158,7 +157,7 @@ def python_engine(config: Config, name: str, learner: Learner, time_limit: int) 
             raise EnvironmentFault(str(error)) from error
 
     def iterate(state: TrainState, carry: Nest, seed: tf.Tensor, pace: tf.Tensor) -> tuple[TrainState, Nest, Metrics]:
-        noise_t, second = draw(seed)
+        noise_t, second = explore(seed)
         if not streams:
             environment = open_python(config, name, n, _number(begun_with[0]))
             streams.append(Stream(environment, learner, n, horizon, restarts=config.max_env_restarts))

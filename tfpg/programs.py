@@ -36,6 +36,18 @@ def machine() -> str:
     return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:16]
 
 
+def versions() -> dict[str, str]:
+    """Versions of what a run's numbers depend on."""
+    names = ("tfpg", "tensorflow", "tensorflow-probability", "tf-keras", "keras", "gymnasium", "numpy")
+    found = {"python": platform.python_version()}
+    for name in names:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
 def folder(place: str) -> Path:
     """Where programs are kept: --cache, or tfpg in the user's cache folder, made if need be. Raises: OSError."""
     root = Path(place or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "tfpg").expanduser()
@@ -82,14 +94,16 @@ def keep(own: Path, store: Path) -> None:
 
 
 @contextmanager
-def kept(place: str) -> Iterator[None]:
+def kept(place: str) -> Iterator[Path | None]:
     """What TensorFlow compiles for the processor inside is found again by later runs, if TensorFlow starts inside.
+
+    Gives: the directory of this run, where `*.pb` of others lies and what is left is kept; None if there is none to be had.
 
     Args:
         place: a folder, '' for the user's cache folder, 'none' for none. Where there is none to be had, programs are compiled as ever.
     """
     if place == NONE or "tf_xla_persistent_cache_directory" in os.environ.get("TF_XLA_FLAGS", ""):
-        yield
+        yield None
         return
     before, own = os.environ.get("TF_XLA_FLAGS"), None
     with suppress(OSError):
@@ -100,7 +114,7 @@ def kept(place: str) -> Iterator[None]:
         ours = f"--tf_xla_persistent_cache_directory={own} --tf_xla_persistent_cache_read_only=false"
         os.environ["TF_XLA_FLAGS"] = f"{before or ''} {ours} --tf_xla_persistent_cache_device_types=CPU".strip()
     try:
-        yield
+        yield own
     finally:
         if before is None:
             os.environ.pop("TF_XLA_FLAGS", None)

@@ -9,7 +9,6 @@ import platform
 import signal
 import time
 from collections.abc import Callable
-from importlib import metadata
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -17,7 +16,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfpg import build, checkpoint, convert, demonstrations, engines, evaluate, metrics, report, workdir
+from tfpg import build, checkpoint, convert, demonstrations, engines, evaluate, metrics, programs, report, workdir
 from tfpg.build import Setup
 from tfpg.config import Config
 from tfpg.errors import Misfit, Stopped, UsageError
@@ -210,18 +209,6 @@ def loop(run: Run, log: Log, progress: report.Progress, interrupt: Interrupt) ->
 
 
 @functools.cache
-def versions() -> dict[str, str]:
-    """Versions of what a run's numbers depend on."""
-    names = ("tfpg", "tensorflow", "tensorflow-probability", "tf-keras", "keras", "gymnasium", "numpy")
-    found = {"python": platform.python_version()}
-    for name in names:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return found
-
-
 def threads() -> int:
     """How many of them an operation may use."""
     return tf.config.threading.get_intra_op_parallelism_threads() or os.cpu_count() or 1
@@ -229,7 +216,7 @@ def threads() -> int:
 
 def made_with() -> dict[str, str]:
     """What the bits of a run depend on beside its flags."""
-    return {**versions(), "machine": platform.machine(), "threads": str(threads())}
+    return {**programs.versions(), "machine": platform.machine(), "threads": str(threads())}
 
 
 def tell_differences(before: dict[str, str]) -> None:
@@ -248,7 +235,7 @@ def about(run: Run) -> dict[str, Any]:
         "env": config.env,
         "seed": config.seed,
         "steps": run.selected()[1],
-        "versions": versions(),
+        "versions": programs.versions(),
         "flags": flags,
     }
 
@@ -307,7 +294,7 @@ def finish(run: Run, policy: Path) -> dict[str, Any]:
         "device": device(run),
         "jit": config.compiled(),
         "threads": threads(),
-        "versions": versions(),
+        "versions": programs.versions(),
     }
     tell_events(config, rows, events)
     report.learning_curve(run.directory / "learning_curve.png", rows, f"{config.algo} on {config.env}, seed {config.seed}")
