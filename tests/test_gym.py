@@ -397,6 +397,66 @@ def test_envpool_resets_at_the_next_step_only(monkeypatch):
         gym.ENGINES["envpool"]("Other-v0", 3, 0)
 
 
+class LaidOut(conformance.NextStepCorridors):
+    """A pool with EnvPool's lists beside its `step`."""
+
+    _state_keys = ("info:env_id", "done", "reward", "trunc", "obs", "info:more")
+    _action_keys = ["env_id", "players.env_id", "action"]  # noqa: RUF012
+
+    def __init__(self, n, players=1):
+        super().__init__(n)
+        self.config = {"max_num_players": players}
+        self.spec.action_array_spec = {"action": np.zeros(0, np.int32)}
+
+    def _send(self, given):
+        ids, players, action = given
+        assert [x.dtype for x in given] == [np.int32] * 3
+        np.testing.assert_array_equal([ids, players], [range(self.n)] * 2)
+        self.action = action
+
+    def _recv(self):
+        after, paid, terminated, truncated, _ = self.step(self.action)
+        return [np.arange(self.n), terminated | truncated, paid, truncated, after, np.zeros(self.n)]
+
+
+@pytest.mark.parametrize("change", ["none", "players", "keys", "actions"])
+def test_envpool_s_own_lists_say_what_its_step_says(change, monkeypatch):
+    """Where they are laid out in another way, `step` is asked."""
+    pool, same, direct = LaidOut(4, players=1 + (change == "players")), conformance.NextStepCorridors(4), []
+    monkeypatch.setattr(pool, "_recv", lambda: direct.append(1) or LaidOut._recv(pool))
+    if change == "keys":
+        pool._state_keys = [key for key in pool._state_keys if key != "trunc"]
+    if change == "actions":
+        pool._action_keys = ["env_id", "players.env_id", "legs", "arms"]
+    step, cut = gym.bare(pool, 4), 0
+    pool.reset(), same.reset()
+    for t in range(3 * conformance.LIMIT):
+        action = np.array([0, 1, 1, 0]) if t % 2 else np.array([1, 1, 0, 0])
+        after, paid, terminated, truncated, _ = same.step(action)
+        both = terminated & truncated  # EnvPool has one flag for each end: its clock's goes first
+        for found, wanted in zip(step(action), (after, paid, terminated & ~(both & bool(direct)), truncated), strict=True):
+            np.testing.assert_array_equal(found, wanted)
+        cut += truncated.sum()
+    assert cut
+    assert bool(direct) == (change == "none")
+
+
+@pytest.mark.parametrize("name", ["CartPole-v1", "Hopper-v4"])
+def test_envpool_itself_is_read_rightly(name):
+    envpool = pytest.importorskip("envpool")
+    asked, read = (envpool.make(name, env_type="gymnasium", num_envs=3, seed=5) for _ in range(2))
+    asked.reset(), read.reset()
+    step, draw, ends = gym.bare(read, 3), np.random.default_rng(1), 0
+    for _ in range(300):
+        space = asked.action_space
+        action = draw.integers(0, 2, 3) if isinstance(space, spaces.Discrete) else draw.uniform(-1, 1, (3, *space.shape))
+        for left, right in zip(asked.step(action)[:4], step(action), strict=True):
+            np.testing.assert_array_equal(left, right)
+            assert left.dtype == right.dtype
+            ends += left.dtype == bool and left.sum()
+    assert ends
+
+
 class Pool:
     """EnvPool's interface around nested observations: dicts of batches."""
 

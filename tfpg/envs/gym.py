@@ -340,6 +340,27 @@ def open_async(
     return open_gymnasium(name, n, seed, "async", autoreset, arguments, care)
 
 
+def bare(envs: Any, n: int) -> Callable[[np.ndarray], tuple[np.ndarray, ...]]:
+    """EnvPool's `step(action) -> observation, reward, terminated, truncated` without its Python, which takes as long as physics.
+
+    That part sorts players and infos. Where there may be such, or EnvPool is laid out in another way, it is `envs.step`.
+    """
+    keys, ids = list(getattr(envs, "_state_keys", ())), np.arange(n, dtype=np.int32)
+    wanted = ("obs", "reward", "done", "trunc")
+    plain = getattr(envs, "_action_keys", None) == ["env_id", "players.env_id", "action"] and {*wanted} <= {*keys}
+    if not plain or envs.config.get("max_num_players", 1) != 1:
+        return lambda own: envs.step(own)[:4]
+    kind, places = envs.spec.action_array_spec["action"].dtype, [keys.index(key) for key in wanted]
+
+    def step(own: np.ndarray) -> tuple[np.ndarray, ...]:
+        envs._send([ids, ids, np.ascontiguousarray(own, kind)])
+        values = envs._recv()
+        after, reward, done, truncated = (values[k] for k in places)
+        return after, reward, done & ~truncated, truncated
+
+    return step
+
+
 def open_envpool(
     name: str, n: int, seed: int, autoreset: str = "auto", arguments: dict[str, Any] | None = None, care: Care = CARELESS
 ) -> VectorEnvironment:
@@ -364,6 +385,7 @@ def open_envpool(
         raise _explain(name, arguments or {}, error) from error
     spaces = spaces_of(name, envs.observation_space, envs.action_space)
     resetting, sound = np.zeros(n, bool), Sound(name, None if spaces.parts else envs.observation_space, care.bounds)
+    move = (lambda own: envs.step(own)[:4]) if spaces.parts else bare(envs, n)
 
     def array(observation: Any) -> np.ndarray:
         return flat(spaces.parts, observation, (n,)) if spaces.parts else np.array(observation, np.float32)
@@ -378,7 +400,7 @@ def open_envpool(
     def step(action: np.ndarray) -> Step:
         own = to_own(action, spaces, envs.action_space)
         with named(name):
-            after, reward, terminated, truncated, _ = envs.step(own)
+            after, reward, terminated, truncated = move(own)
             after, reward, valid = array(after), np.array(reward, np.float32), ~resetting
         sound.check(after, reward)
         resetting[:] = valid & (terminated | truncated)
