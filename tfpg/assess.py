@@ -23,6 +23,15 @@ class View(NamedTuple):
     mask: tf.Tensor  # [T, N]
 
 
+class Lesson(NamedTuple):
+    """What critic and model are fitted to beside their targets. Nothing more: a program's results take memory for each sample."""
+
+    observation: tf.Tensor  # [T, N, O + H]
+    change: Nest  # [T, N, O] to the next observation, where there is a model
+    action: tf.Tensor
+    mask: tf.Tensor  # [T, N]
+
+
 class Assessment(NamedTuple):
     """What a trajectory teaches."""
 
@@ -31,7 +40,7 @@ class Assessment(NamedTuple):
     prediction: tf.Tensor  # [T, N] what the critic said
     average: Nest  # state of the moving-average baseline
     gradient: Nest | None  # grad J where it is made from scores directly
-    seen: View
+    lesson: Lesson
 
 
 def view(learner: Learner, state: TrainState, trajectory: Trajectory) -> View:
@@ -214,6 +223,11 @@ def estimate(learner: Learner, seen: View, c: Critique) -> tf.Tensor:
     return psi.member(learner.algorithm.psi, seen.t, c, learner.horizon)
 
 
+def lesson(learner: Learner, seen: View) -> Lesson:
+    """Of what was seen, the part that is fitted to."""
+    return Lesson(seen.value, seen.value_next - seen.value if learner.model else (), seen.t.action, seen.mask)
+
+
 def assess(learner: Learner, state: TrainState, trajectory: Trajectory, seed: tf.Tensor) -> Assessment:
     """Reads a trajectory into a batch for the policy, and into targets and predictions for the critic.
 
@@ -249,4 +263,4 @@ def assess(learner: Learner, state: TrainState, trajectory: Trajectory, seed: tf
     prediction_t = c.q_t if fits_q(row) and needs_critic(row) else inside(mask, c.v_t)
     batch = tf.nest.map_structure(tf.stop_gradient, columns)
     target, prediction = tf.stop_gradient(inside(mask, target_t)), tf.stop_gradient(inside(mask, prediction_t))
-    return Assessment(batch, target, prediction, average, gradient, seen)
+    return Assessment(batch, target, prediction, average, gradient, lesson(learner, seen))

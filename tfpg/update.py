@@ -51,7 +51,7 @@ def improve_policy(
         problem = problem._replace(gradient=lambda _: found.gradient)
     improve = IMPROVEMENTS[learner.algorithm.improve]
     params, memory, info = improve(problem, state.policy, state.policy_optimizer, learner.improve, pace, seed)
-    known = {} if learner.model else {"constant_advantages": constant(found.batch.psi, found.seen.mask)}
+    known = {} if learner.model else {"constant_advantages": constant(found.batch.psi, found.lesson.mask)}
     return state._replace(policy=params, policy_optimizer=memory, average=found.average), {**problem.outcome(params), **info, **known}
 
 
@@ -69,26 +69,26 @@ def adapt_penalty(learner: Learner, state: TrainState, kl: tf.Tensor) -> TrainSt
 
 def improve_critic(learner: Learner, state: TrainState, found: Assessment, seed: tf.Tensor) -> tuple[TrainState, Metrics]:
     """Fits V or Q to its standardised targets, which are taken into their statistics first."""
-    seen, target, prediction, mask = found.seen, flat(found.target), flat(found.prediction), flat(found.seen.mask)
-    share = flat(surrogates.weights(seen.mask, found.target, "step"))
+    target, prediction, lesson = flat(found.target), flat(found.prediction), tf.nest.map_structure(flat, found.lesson)
+    share = flat(surrogates.weights(found.lesson.mask, found.target, "step"))
     metrics = {
         "explained_variance": critics.explained_variance(prediction, target, share),
         "value_rmse": tf.sqrt(2 * critics.value_loss(prediction, target, share)),
     }
-    statistics = learner.targets.update(state.targets, target, mask)
+    statistics = learner.targets.update(state.targets, target, lesson.mask)
     scaled = learner.targets.apply(statistics, target)
-    data = (flat(seen.value), flat(seen.t.action), scaled, share)
+    data = (lesson.observation, lesson.action, scaled, share)
     phi, memory = fit_critic(learner, state.value, state.value_optimizer, *data, seed)
     return state._replace(value=phi, value_optimizer=memory, targets=statistics), metrics
 
 
 def improve_model(learner: Learner, state: TrainState, found: Assessment, seed: tf.Tensor) -> tuple[TrainState, Metrics]:
     """Fits the dynamics and the reward, in units of its deviation, to the batch; the policy is improved through what was learned."""
-    seen = found.seen
-    share = flat(surrogates.weights(seen.mask, found.target, "step"))
-    statistics = learner.targets.update(state.targets, flat(found.target), flat(seen.mask))
+    lesson = tf.nest.map_structure(flat, found.lesson)
+    share = flat(surrogates.weights(found.lesson.mask, found.target, "step"))
+    statistics = learner.targets.update(state.targets, flat(found.target), lesson.mask)
     reward = learner.targets.apply(statistics, flat(found.target))
-    data = (flat(seen.value), flat(seen.t.action), flat(seen.value_next - seen.value), reward, share)
+    data = (lesson.observation, lesson.action, lesson.change, reward, share)
     phi, memory = fit_model(learner, state.model, state.model_optimizer, *data, seed)
     assert learner.model is not None
     predicted = learner.model.apply(phi, tf.concat(data[:2], -1))[:, -1]
