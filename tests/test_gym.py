@@ -341,7 +341,7 @@ def test_a_worker_that_dies_is_named_and_the_others_are_stopped(how):
 
 
 def test_workers_that_do_not_close_are_ended(monkeypatch):
-    monkeypatch.setattr(gym, "PATIENCE", 0.2)
+    monkeypatch.setattr(gym, "PATIENCE", 1.0)
     environment = gym.ENGINES["async"]("bridge/Drawn-v0", 2, 0)
     slow = multiprocessing.active_children()
     environment.close()
