@@ -6,6 +6,7 @@ programs that are kept; when the run ends, those it compiled are kept too, each 
 longer what its name says is deleted and compiled anew. Runs side by side and runs that are killed leave nothing half-made.
 """
 
+import functools
 import hashlib
 import importlib.metadata
 import os
@@ -36,6 +37,7 @@ def machine() -> str:
     return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:16]
 
 
+@functools.cache
 def versions() -> dict[str, str]:
     """Versions of what a run's numbers depend on."""
     names = ("tfpg", "tensorflow", "tensorflow-probability", "tf-keras", "keras", "gymnasium", "numpy")

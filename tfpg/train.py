@@ -1,7 +1,6 @@
 """A run: the loop, and what goes around it. Files are laid out as docs/run-directory.md says."""
 
 import dataclasses
-import functools
 import json
 import math
 import os
@@ -208,7 +207,6 @@ def loop(run: Run, log: Log, progress: report.Progress, interrupt: Interrupt) ->
         progress.say(f"Reached --stop_at_return={config.stop_at_return:g} after {run.counters.steps:,} steps.")
 
 
-@functools.cache
 def threads() -> int:
     """How many of them an operation may use."""
     return tf.config.threading.get_intra_op_parallelism_threads() or os.cpu_count() or 1
