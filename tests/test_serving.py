@@ -224,6 +224,21 @@ def test_a_request_that_does_not_come_to_its_end_is_ended(server):
     assert "no answer within --request_timeout=5 seconds" in answer
 
 
+def test_a_connection_without_a_whole_request_is_ended(server):
+    """Where it stalls in its headers, and where nothing comes at all; one that has asked before may wait."""
+    asked = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
+    asked.request("GET", "/v1/models/policy")
+    assert asked.getresponse().read()
+    begun = time.monotonic()
+    for sent in (b"", b"POST /v1/models/policy:predict HTTP/1.1\r\nHost: x\r\nContent-Le"):
+        with socket.create_connection(("127.0.0.1", server.port), timeout=30) as slow:
+            slow.sendall(sent)
+            assert slow.recv(100) == b""
+    assert time.monotonic() - begun > 2 * 4.9
+    asked.request("GET", "/v1/models/policy")
+    assert asked.getresponse().status == 200
+
+
 def junk(draw, depth=0):
     """Any JSON value, most of them nearly right."""
     makers = [

@@ -8,6 +8,7 @@ POST /v1/models/policy[/versions/N]:predict    {"instances": [...]} or {"inputs"
 import asyncio
 import json
 import sys
+import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
 from typing import Any, NamedTuple
@@ -134,6 +135,7 @@ def _failed(code: int, message: str) -> web.Response:
 @web.middleware
 async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Whatever goes wrong is said in TensorFlow Serving's form."""
+    request.app[HEARD].add(request.protocol)
     try:
         return await handler(request)
     except Refusal as refusal:
@@ -152,6 +154,8 @@ async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
 SHELF = web.AppKey("shelf", Shelf)
 LIMITS = web.AppKey("limits", Limits)
 WORKERS = web.AppKey("workers", Executor)
+HEARD = web.AppKey("heard", set)
+"""Connections whose first request has come, its headers at least."""
 
 
 def _asked(request: web.Request) -> Model:
@@ -190,10 +194,23 @@ async def _answer(request: web.Request) -> web.Response:
     return web.Response(body=await asyncio.wait_for(work(), limits.seconds), content_type="application/json")
 
 
+async def hang_up(runner: web.AppRunner, every: float) -> None:
+    """Ends connections that bring no headers within the time of a request; after its first one, aiohttp ends one that is idle."""
+    heard, seconds, since = runner.app[HEARD], runner.app[LIMITS].seconds, dict[Any, float]()
+    while runner.server:
+        open_, now = runner.server.connections, time.monotonic()
+        heard.intersection_update(open_)
+        since = {connection: since.get(connection, now) for connection in open_}
+        for connection in since.keys() - heard:
+            if now - since[connection] > seconds:
+                connection.force_close()
+        await asyncio.sleep(every)
+
+
 def application(shelf: Shelf, limits: Limits, workers: Executor) -> web.Application:
     """The routes."""
     app = web.Application(middlewares=[errors], client_max_size=limits.bytes)
-    app[SHELF], app[LIMITS], app[WORKERS] = shelf, limits, workers
+    app[SHELF], app[LIMITS], app[WORKERS], app[HEARD] = shelf, limits, workers, set()
     for path in ("/v1/models/{name:[^/:]+}", "/v1/models/{name:[^/:]+}/versions/{version:[0-9]{1,18}}"):
         app.router.add_get(path, _status)
         app.router.add_get(f"{path}/metadata", _metadata)

@@ -50,7 +50,7 @@ async def _serve(config: Config, shelf: Shelf, workers: concurrent.futures.Execu
     limits = rest.Limits(config.max_rows, config.max_bytes, config.request_timeout)
     runner = rest.web.AppRunner(rest.application(shelf, limits, workers), access_log=None, shutdown_timeout=PATIENCE)
     await runner.setup()
-    remote, watch = None, asyncio.create_task(_watch(shelf))
+    remote, watching = None, [asyncio.create_task(task) for task in (_watch(shelf), rest.hang_up(runner, EVERY))]
     try:
         site = rest.web.TCPSite(runner, HOST, config.port)
         try:
@@ -68,7 +68,8 @@ async def _serve(config: Config, shelf: Shelf, workers: concurrent.futures.Execu
         await stop.wait()
         say("Ending: requests under way are answered.")
     finally:
-        watch.cancel()
+        for task in watching:
+            task.cancel()
         await asyncio.gather(runner.cleanup(), *([remote.stop(PATIENCE)] if remote else []))
 
 
