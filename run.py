@@ -151,14 +151,15 @@ def lean() -> Iterator[None]:
     if "tensorflow" in sys.modules:
         yield
         return
-    sys.modules["keras.src"] = None  # type: ignore[assignment]
+    kept_away = sys.modules.setdefault("keras.src", None) is None  # type: ignore[arg-type]
     gc.disable()
     try:
         yield
     finally:
         gc.freeze()
         gc.enable()
-        del sys.modules["keras.src"]
+        if kept_away:
+            del sys.modules["keras.src"]
 
 
 def place(device: str) -> str:

@@ -343,7 +343,7 @@ def open_async(
 def bare(envs: Any, n: int) -> Callable[[np.ndarray], tuple[np.ndarray, ...]]:
     """EnvPool's `step(action) -> observation, reward, terminated, truncated` without its Python, which takes as long as physics.
 
-    That part sorts players and infos. Where there may be such, or EnvPool is laid out in another way, it is `envs.step`.
+    That part sorts players, infos and nested observations. Where there may be such, or a pool is laid out otherwise, it is `envs.step`.
     """
     keys, ids = list(getattr(envs, "_state_keys", ())), np.arange(n, dtype=np.int32)
     wanted = ("obs", "reward", "done", "trunc")
@@ -385,7 +385,7 @@ def open_envpool(
         raise _explain(name, arguments or {}, error) from error
     spaces = spaces_of(name, envs.observation_space, envs.action_space)
     resetting, sound = np.zeros(n, bool), Sound(name, None if spaces.parts else envs.observation_space, care.bounds)
-    move = (lambda own: envs.step(own)[:4]) if spaces.parts else bare(envs, n)
+    move = bare(envs, n)
 
     def array(observation: Any) -> np.ndarray:
         return flat(spaces.parts, observation, (n,)) if spaces.parts else np.array(observation, np.float32)
