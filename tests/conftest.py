@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 from hypothesis import Phase, settings
 
-gc.freeze()  # nobody looks for garbage in TensorFlow: a tenth of the time of all tests
+gc.freeze()  # nobody looks for garbage in TensorFlow: a tenth of the time of tests that trace
 
 # The same examples in every run, and the first that fails is shown as it is.
 GENERATE = [Phase.explicit, Phase.generate]

@@ -167,8 +167,12 @@ SIZES = ["8", "64,64", "512,512"]
 
 
 def struck(library: Path, n: int, path: Path, hidden: str) -> tuple[int, str]:
-    """The program, killed when it is about to change its files for the n-th time, never if 0. Returns its exit code and what it said."""
-    told = {"LD_PRELOAD": str(library), "STRIKE_BELOW": str(path), "STRIKE_AT": str(n), "STRIKE_COUNT": f"{path}.count"}
+    """The program, killed when it is about to change its files for the n-th time, never if 0: its exit code, and what it said.
+
+    How often it has changed them stands beside the library once it ends by itself.
+    """
+    count = library.with_suffix(".count")
+    told = {"LD_PRELOAD": str(library), "STRIKE_BELOW": str(path), "STRIKE_AT": str(n), "STRIKE_COUNT": str(count)}
     command = [sys.executable, "run.py", *SMALL, *SHORT, f"--hidden={hidden}", f"--workdir={path}"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, **told}, check=False)
     return done.returncode, done.stderr
@@ -184,8 +188,11 @@ def k2(every: int) -> tuple[list[str], int]:
         subprocess.run(["gcc", "-O2", "-shared", "-fPIC", ROOT / "tests/faults/strike.c", "-o", library, "-ldl"], check=True)
         for hidden in SIZES:
             shutil.rmtree(whole, ignore_errors=True)
-            struck(library, 0, whole, hidden)
-            for n in range(draw.randint(1, every), int(Path(f"{whole}.count").read_text()) + 1, every):
+            code, err = struck(library, 0, whole, hidden)
+            if code:
+                raise RuntimeError(f"--hidden={hidden} ended with {code}: {err}")
+            changes = int(library.with_suffix(".count").read_text())
+            for n in range(draw.randint(1, every), changes + 1, every):
                 path, count = Path(directory) / f"{hidden}-{n}", count + 1
                 code, err = struck(library, n, path, hidden)
                 wrong = [f"ended with {code}: {err[-300:]}"] if code != -signal.SIGKILL else gone_on(path, whole) if begun(path) else []
