@@ -23,6 +23,7 @@ from tfpg import (
     demonstrations,
     improve,
     metrics,
+    minibatches,
     normalizers,
     off_policy,
     optimizers,
@@ -569,9 +570,9 @@ def test_an_overlap_that_is_no_number_is_a_refusal():
     settings = improve.Settings(optimizer, 0.1, 0.1, 0.1, 1, 0.5, 1, epochs=3, least_overlap=0.0)
     step = {"w": tf.constant([np.nan, 5.0])}
     one = problem.Problem(
-        lambda _: 0.0, lambda _: step, lambda _: 0.0, lambda: None, lambda _: {}, lambda _: tf.constant(np.nan), 1, lambda _: one
+        lambda _: 0.0, lambda _: step, lambda _: 0.0, lambda: None, lambda _: {}, lambda _: tf.constant(np.nan), lambda _: one
     )
-    found, memory, info = improve.epochs(one, theta, optimizer.init(theta), settings, FULL, SEED)
+    found, memory, info = improve.epochs(one, theta, optimizer.init(theta), settings, FULL, minibatches.orders(4, 3, 1, SEED))
     np.testing.assert_array_equal(found["w"], theta["w"])
     tf.nest.map_structure(np.testing.assert_array_equal, memory, optimizer.init(theta))
     assert info["refused"].numpy() == 3

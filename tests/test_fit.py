@@ -10,11 +10,17 @@ from tfpg.assess import Assessment, lesson, view
 from tfpg.learner import Fit
 
 
+def ordered(plan, samples, seed=SEED):
+    """Which samples are in which minibatch."""
+    return minibatches.orders(samples, plan.epochs, plan.minibatches, seed)
+
+
 def fitted(made, net_value, data, share):
     """phi after a long fit, from the start."""
     phi = net_value.init(SEED)
     made = made._replace(value=net_value)
-    run = tf.function(lambda phi, memory: fit.fit_critic(made, phi, memory, *map(tf.constant, (*data, share)), SEED))
+    order = ordered(made.critic, len(share))
+    run = tf.function(lambda phi, memory: fit.fit_critic(made, phi, memory, *map(tf.constant, (*data, share)), order))
     return run(phi, made.critic.optimizer.init(phi))[0]
 
 
@@ -61,14 +67,37 @@ def test_each_pass_shares_the_samples_out_and_another_remainder_sits_out():
 
     left_out = []
     for k in range(12):
-        phi, _ = fit.by_minibatches(plan, loss, marks, tf.fill([11], 1 / 11), tf.zeros([11]), (), tf.constant([3, k]))
+        phi, _ = fit.by_minibatches(plan, loss, marks, tf.fill([11], 1 / 11), tf.zeros([11]), (), ordered(plan, 11, tf.constant([3, k])))
         np.testing.assert_allclose(np.sort(phi), [0, 0, *[1 / 3] * 9], rtol=1e-6)  # three parts of three, each with shares that sum to 1
         left_out.append(tuple(np.flatnonzero(phi.numpy() == 0)))
     assert len(set(left_out)) > 6
     plan = plan._replace(epochs=4)
-    phi, _ = fit.by_minibatches(plan, loss, marks, tf.fill([11], 1 / 11), tf.zeros([11]), (), tf.constant([3, 0]))
+    phi, _ = fit.by_minibatches(plan, loss, marks, tf.fill([11], 1 / 11), tf.zeros([11]), (), ordered(plan, 11))
     assert (phi.numpy() > 0).all()  # four passes leave nobody out: with one order for all of them two would be
     assert float(tf.reduce_sum(phi)) == pytest.approx(12)
+
+
+@pytest.mark.parametrize(
+    ("changes", "critic", "policy"),
+    [
+        ({"algo": "npg"}, (5, 3, 11), None),
+        ({"algo": "reinforce"}, None, None),
+        ({"algo": "ppo", "epochs": 4}, (5, 3, 11), (4, 2, 17)),
+        ({"algo": "ppo", "epochs": 4, "network": "gru"}, (5, 3, 11), (4, 2, 2)),
+        ({"algo": "off_policy", "epochs": 4}, None, (4, 2, 2)),
+        ({"algo": "pathwise", "epochs": 4, "kind": "real"}, (5, 3, 11), (4, 2, 17)),
+        ({"algo": "npg", "critic_minibatches": 1}, (1, 1, 35), None),
+    ],
+    ids=str,
+)
+def test_orders_are_of_samples_and_where_time_matters_of_columns(changes, critic, policy):
+    """Of 7 steps of 5 environments: the critic takes 35 samples, a policy with a memory, or weighed over time, 5 columns."""
+    found = update.drawn(make(**changes), tf.ones([T, N], tf.bool), [SEED, SEED + 1])
+    assert tuple(None if isinstance(order, tuple) else tuple(order.shape) for order in found) == (critic, policy)
+    for order in found:
+        if not isinstance(order, tuple):
+            assert len(np.unique(order[0])) == np.size(order[0])
+            assert 0 <= np.min(order) <= np.max(order) < (5 if order.shape[-1] == 2 else 35)
 
 
 def test_a_single_minibatch_is_the_batch_in_its_own_order_at_each_pass():
@@ -76,7 +105,7 @@ def test_a_single_minibatch_is_the_batch_in_its_own_order_at_each_pass():
         passes, orders = carry
         return passes + 1, tf.tensor_scatter_nd_update(orders, [[passes]], rows[None])
 
-    passes, orders = minibatches.passes(step, (tf.constant(0), tf.zeros([3, 5], tf.int32)), 5, 3, 1, SEED)
+    passes, orders = minibatches.passes(step, (tf.constant(0), tf.zeros([3, 5], tf.int32)), minibatches.orders(5, 3, 1, SEED), 3)
     assert int(passes) == 3
     np.testing.assert_array_equal(orders, [np.arange(5)] * 3)
 
@@ -88,7 +117,7 @@ def test_shares_weigh_samples_within_their_minibatch():
     def loss(phi, part):
         return -tf.tensordot(part[1], tf.linalg.matvec(part[0], phi), 1)
 
-    phi, _ = fit.by_minibatches(plan, loss, tf.eye(4), share, tf.zeros([4]), (), SEED)
+    phi, _ = fit.by_minibatches(plan, loss, tf.eye(4), share, tf.zeros([4]), (), ordered(plan, 4))
     np.testing.assert_allclose(phi, np.array(share) / 0.6, rtol=1e-6)
 
 
@@ -105,7 +134,8 @@ def test_a_model_of_linear_data_predicts(rng):
     share = np.full(60, 1 / 48, np.float32)
     share[::5], change[::5] = 0, np.nan
     phi = made.model.init(SEED)
-    run = tf.function(lambda phi, memory: fit.fit_model(made, phi, memory, *map(tf.constant, (o, a, change, reward, share)), SEED))
+    order = ordered(made.critic, 60)
+    run = tf.function(lambda phi, memory: fit.fit_model(made, phi, memory, *map(tf.constant, (o, a, change, reward, share)), order))
     phi, _ = run(phi, made.critic.optimizer.init(phi))
     o, a, change, reward = linear_data(np.random.default_rng(99), 20)
     found = made.model.apply(phi, tf.concat([o, a], -1))
@@ -123,7 +153,7 @@ def test_an_update_fits_the_model_to_what_the_networks_see(rng):
     reward = np.reshape(300 * (o @ [0.6, -0.3]) + 100 * a[:, 0], [T, N]).astype(np.float32)
     t = t._replace(next_observation=tf.constant(after), reward=tf.constant(reward))
     found = Assessment(None, tf.where(t.mask, t.reward, 0), None, (), None, lesson(made, view(made, state, t)))
-    new, metrics = tf.function(lambda: update.improve_model(made, state, found, SEED))()
+    new, metrics = tf.function(lambda: update.improve_model(made, state, found, ordered(made.critic, T * N)))()
     assert float(metrics["explained_variance"]) > 0.99
     mean, deviation = np.array(state.observations.mean), np.sqrt(np.array(state.observations.variance))
     z = (np.array([[1.0, 2.0]]) - mean) / deviation

@@ -273,7 +273,6 @@ def test_parts_average_to_the_whole(algo, rng):
     """Objective, gradient and divergence of three parts that share a batch out, the remainder included."""
     policy, old, new, batch = sampled(rng)
     whole = problem_of(algo, policy, old, batch, entropy_bonus=0.3)
-    assert whole.units == 36
     parts = [whole.part(tf.constant(rows)) for rows in rng.permutation(36).reshape(3, 12)]
     for name in ("objective", "divergence"):
         average = np.mean([getattr(part, name)(new) for part in parts])
@@ -286,7 +285,6 @@ def test_parts_average_to_the_whole(algo, rng):
 def test_parts_of_columns_average_to_the_whole(form, rng):
     made, state = tabular(form)
     whole = policy_problem(made, state, columns(drawn(rng)), FULL, SEED)
-    assert whole.units == 40
     found = [kernel(whole.part(tf.constant(rows)).gradient(params(two.NEW))) for rows in rng.permutation(40).reshape(4, 10)]
     np.testing.assert_allclose(np.mean(found, 0), kernel(whole.gradient(params(two.NEW))), rtol=1e-10, atol=1e-12)
 

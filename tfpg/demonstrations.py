@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from tfpg import off_policy, policies, returns, surrogates
+from tfpg import minibatches, off_policy, policies, returns, surrogates
 from tfpg.errors import UsageError
 from tfpg.files import sync
 from tfpg.fit import by_minibatches
@@ -278,7 +278,8 @@ def clone(learner: Learner, state: TrainState, t: Trajectory, epochs: int, seed:
 
     data = (perceive(learner, state, flat(t.observation)), flat(t.action))
     share = flat(surrogates.weights(t.mask, t.reward, "step"))
-    theta, _ = by_minibatches(fit, loss, data, share, state.policy, fit.optimizer.init(state.policy), seed)
+    order = minibatches.orders(share.shape[0], epochs, fit.minibatches, seed)
+    theta, _ = by_minibatches(fit, loss, data, share, state.policy, fit.optimizer.init(state.policy), order)
     return state._replace(policy=theta)
 
 

@@ -10,11 +10,11 @@ from tfpg.types import Nest
 
 
 def by_minibatches(
-    fit: Fit, loss: Callable[[Nest, Nest], tf.Tensor], data: Nest, share: tf.Tensor, params: Nest, memory: Nest, seed: tf.Tensor
+    fit: Fit, loss: Callable[[Nest, Nest], tf.Tensor], data: Nest, share: tf.Tensor, params: Nest, memory: Nest, order: tf.Tensor
 ) -> tuple[Nest, Nest]:
-    """Descends `loss(phi, (data, share) of a minibatch)` over shuffled minibatches, whose shares sum to 1.
+    """Descends `loss(phi, (data, share) of a minibatch)` over minibatches, whose shares sum to 1.
 
-    Args: data: nest of [M, ...]; share [M]. Returns: phi and the optimiser's memory.
+    Args: data: nest of [M, ...]; share [M]; order: of `minibatches.orders`. Returns: phi and the optimiser's memory.
     """
 
     def step(rows: tf.Tensor, carry: Nest) -> Nest:
@@ -26,12 +26,12 @@ def by_minibatches(
         increment, memory = fit.optimizer.update(slope, memory)
         return trees.axpy(1.0, increment, phi), memory
 
-    return minibatches.passes(step, (params, memory), share.shape[0], fit.epochs, fit.minibatches, seed)
+    return minibatches.passes(step, (params, memory), order, fit.epochs)
 
 
 def fit_critic(
     learner: Learner, params: Nest, memory: Nest, observation: tf.Tensor, action: tf.Tensor, target: tf.Tensor, share: tf.Tensor,
-    seed: tf.Tensor,
+    order: tf.Tensor,
 ) -> tuple[Nest, Nest]:  # fmt: skip
     """Minimises 1/2 (target - V(o))^2, or that of Q(o, a), on average over samples: observation [M, O], action, target and share [M]."""
 
@@ -39,12 +39,12 @@ def fit_critic(
         (observation, action, target), w = part
         return critics.value_loss(learner.value.apply(phi, observation, action), target, w)
 
-    return by_minibatches(learner.critic, loss, (observation, action, target), share, params, memory, seed)
+    return by_minibatches(learner.critic, loss, (observation, action, target), share, params, memory, order)
 
 
 def fit_model(
     learner: Learner, params: Nest, memory: Nest, observation: tf.Tensor, action: tf.Tensor, change: tf.Tensor, reward: tf.Tensor,
-    share: tf.Tensor, seed: tf.Tensor,
+    share: tf.Tensor, order: tf.Tensor,
 ) -> tuple[Nest, Nest]:  # fmt: skip
     """Minimises |f_phi(o, a) - (o' - o, r)|^2 on average   (PG-120). Args: [M, O], [M, A], [M, O], [M], [M]."""
     assert learner.model is not None
@@ -55,4 +55,4 @@ def fit_model(
         return models.model_loss(net.apply(phi, inputs)[:, None], outputs[:, None], w[:, None])
 
     data = tf.concat([observation, action], -1), tf.concat([change, reward[:, None]], -1)
-    return by_minibatches(learner.critic, loss, data, share, params, memory, seed)
+    return by_minibatches(learner.critic, loss, data, share, params, memory, order)

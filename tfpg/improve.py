@@ -45,7 +45,7 @@ Info = dict[str, tf.Tensor]
 Step = Callable[[Problem, Nest, Direction, Settings, tf.Tensor], tuple[Nest, Info]]
 
 
-def ascend(problem: Problem, params: Nest, memory: Nest, settings: Settings, pace: tf.Tensor, seed: tf.Tensor) -> tuple[Nest, Nest, Info]:
+def ascend(problem: Problem, params: Nest, memory: Nest, settings: Settings, pace: tf.Tensor, order: Nest) -> tuple[Nest, Nest, Info]:
     """theta <- theta + pace increment(grad J)   (PG-26)."""
     g = problem.gradient(params)
     increment, memory = settings.optimizer.update(g, memory)
@@ -53,8 +53,8 @@ def ascend(problem: Problem, params: Nest, memory: Nest, settings: Settings, pac
     return trees.axpy(1.0, increment, params), memory, {"gradient_norm": trees.norm(g), "step_size": trees.norm(increment)}
 
 
-def epochs(problem: Problem, params: Nest, memory: Nest, settings: Settings, pace: tf.Tensor, seed: tf.Tensor) -> tuple[Nest, Nest, Info]:
-    """`ascend` on each of `minibatches` shuffled parts of the batch, `epochs` times over.
+def epochs(problem: Problem, params: Nest, memory: Nest, settings: Settings, pace: tf.Tensor, order: Nest) -> tuple[Nest, Nest, Info]:
+    """`ascend` on each of the parts of the batch that `order` holds (of `minibatches.orders`), `epochs` times over.
 
     An update is refused, and counted, where the effective share of the batch at theta is below `least_overlap`: the data then say too
     little about the policy that is to be improved.
@@ -62,14 +62,14 @@ def epochs(problem: Problem, params: Nest, memory: Nest, settings: Settings, pac
 
     def step(rows: tf.Tensor, carry: Nest) -> Nest:
         theta, memory, refused, least = carry
-        better, after, _ = ascend(problem.part(rows), theta, memory, settings, pace, seed)
+        better, after, _ = ascend(problem.part(rows), theta, memory, settings, pace, order)
         overlap = tf.cast(problem.overlap(theta), tf.float32)
         usable = overlap >= settings.least_overlap
         theta, memory = trees.select(usable, (better, after), (theta, memory))
         return theta, memory, refused + tf.cast(~usable, tf.float32), tf.minimum(least, overlap)
 
     start = (params, memory, tf.constant(0.0), tf.constant(1.0))
-    theta, memory, refused, least = minibatches.passes(step, start, problem.units, settings.epochs, settings.minibatches, seed)
+    theta, memory, refused, least = minibatches.passes(step, start, order, settings.epochs)
     moved = trees.norm(trees.axpy(-1.0, params, theta))
     info = {"gradient_norm": trees.norm(problem.gradient(params)), "step_size": moved, "refused": refused, "overlap": least}
     return theta, memory, info
@@ -84,9 +84,7 @@ def natural(step: Step) -> Callable[..., tuple[Nest, Nest, Info]]:
     by the true one.
     """
 
-    def improve(
-        problem: Problem, params: Nest, memory: Nest, settings: Settings, pace: tf.Tensor, seed: tf.Tensor
-    ) -> tuple[Nest, Nest, Info]:
+    def improve(problem: Problem, params: Nest, memory: Nest, settings: Settings, pace: tf.Tensor, order: Nest) -> tuple[Nest, Nest, Info]:
         g, eta, product = trees.flatten(problem.gradient(params)), settings.damping, problem.fisher()
         solution = linalg.conjugate_gradient(lambda v: trees.axpy(eta, v, product(v)), g, settings.cg_iterations)
         d, dd = solution.x, trees.dot(solution.x, solution.x)

@@ -7,20 +7,35 @@ import tensorflow as tf
 from tfpg.types import Nest
 
 
-def passes(step: Callable[[tf.Tensor, Nest], Nest], carry: Nest, units: int, epochs: int, count: int, seed: tf.Tensor) -> Nest:
-    """carry <- step(rows, carry) for each of `count` minibatches of each of `epochs` passes, every pass in an order of its own.
+def orders(units: int, epochs: int, count: int, seed: tf.Tensor) -> tf.Tensor:
+    """Which units each of `count` minibatches of each pass holds: every pass has an order of its own.
 
     A remainder of fewer than `count` units sits out each pass, another one each time. A single minibatch is the batch in its own order.
-    Args: step: (rows [units // count] integers, carry) -> carry; seed [2]. Returns: the last carry.
+    Draw them outside of compiled programs, to the same numbers: XLA takes up to a hundred times as long for random numbers.
+    Args: seed [2]. Returns: [epochs, count, units // count] integers; of a single minibatch [1, 1, units], for all passes.
     """
     size = units // count
+    if count == 1:
+        return tf.range(units)[None, None]
 
-    def whole(e: tf.Tensor, carry: Nest) -> tuple[tf.Tensor, Nest]:
-        return e + 1, step(tf.range(units), carry)
+    def order(e: tf.Tensor) -> tf.Tensor:
+        noise = tf.random.stateless_uniform([units], tf.random.experimental.stateless_fold_in(seed, e))
+        return tf.reshape(tf.argsort(noise)[: count * size], [count, size])
+
+    return tf.map_fn(order, tf.range(epochs), fn_output_signature=tf.int32)
+
+
+def passes(step: Callable[[tf.Tensor, Nest], Nest], carry: Nest, order: tf.Tensor, epochs: int) -> Nest:
+    """carry <- step(rows, carry) for each minibatch of each of `epochs` passes, as `orders` has them.
+
+    Args: step: (rows [units // count] integers, carry) -> carry; order [passes, count, units // count]. Returns: the last carry.
+    """
+    count = order.shape[1]
 
     def epoch(e: tf.Tensor, carry: Nest) -> tuple[tf.Tensor, Nest]:
-        noise = tf.random.stateless_uniform([units], tf.random.experimental.stateless_fold_in(seed, e))
-        order = tf.reshape(tf.argsort(noise)[: count * size], [count, size])
-        return e + 1, tf.while_loop(lambda k, _: k < count, lambda k, c: (k + 1, step(order[k], c)), (tf.constant(0), carry))[1]
+        rows = order[e % order.shape[0]]
+        if count == 1:
+            return e + 1, step(rows[0], carry)
+        return e + 1, tf.while_loop(lambda k, _: k < count, lambda k, c: (k + 1, step(rows[k], c)), (tf.constant(0), carry))[1]
 
-    return tf.while_loop(lambda e, _: e < epochs, whole if count == 1 else epoch, (tf.constant(0), carry))[1]
+    return tf.while_loop(lambda e, _: e < epochs, epoch, (tf.constant(0), carry))[1]

@@ -7,7 +7,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfpg import checks
+from tfpg import checks, linalg
 from tfpg.errors import UsageError
 from tfpg.types import Factors, Nest, Net
 
@@ -82,7 +82,7 @@ def mlp(
 
 def forward(f: Factors, v: Nest) -> tf.Tensor:
     """J v: c_r . dy of each sample, [M, R], when the parameters move along v   (PG-105)."""
-    along = [tf.reduce_sum(slope * linear(layer, h), axis=-1) for layer, h, slope in zip(v, f.inputs, f.slopes, strict=True)]
+    along = [linalg.row_sums(slope * linear(layer, h)) for layer, h, slope in zip(v, f.inputs, f.slopes, strict=True)]
     return tf.transpose(tf.add_n(along))
 
 
@@ -93,7 +93,7 @@ def back(f: Factors, u: tf.Tensor) -> Nest:
         e = tf.reduce_sum(tf.transpose(u)[..., None] * slope, axis=0)
         narrow = e.shape[1] < h.shape[1]  # products of many rows by few columns are slow on processors: the few go first
         kernel = tf.transpose(tf.matmul(e, h, transpose_a=True)) if narrow else tf.matmul(h, e, transpose_a=True)
-        return {"kernel": kernel, "bias": tf.reduce_sum(e, axis=0)}
+        return {"kernel": kernel, "bias": linalg.column_sums(e)}
 
     return tuple(layer(h, slope) for h, slope in zip(f.inputs, f.slopes, strict=True))
 

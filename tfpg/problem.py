@@ -174,7 +174,7 @@ def policy_problem(learner: Learner, state: TrainState, batch: Batch, pace: tf.T
     def gradient(theta: Nest) -> Nest:
         return gradients.gradient(objective, theta)[1]
 
-    return Problem(objective, gradient, divergence, fisher, outcome, overlap, batch.weight.shape[axis], part)
+    return Problem(objective, gradient, divergence, fisher, outcome, overlap, part)
 
 
 def prepared(learner: Learner, params: Nest, observation: tf.Tensor) -> Nest:
@@ -229,7 +229,7 @@ def side_by_side(
         raise NotImplementedError("a batch in blocks is improved upon as a whole")
 
     objective, gradient, divergence, outcome = map(summed, like)
-    return Problem(objective, gradient, divergence, fisher, outcome, overlap=nothing, units=0, part=nothing)
+    return Problem(objective, gradient, divergence, fisher, outcome, overlap=nothing, part=nothing)
 
 
 def effective_share(form: str, log_prob: tf.Tensor, batch: Batch) -> tf.Tensor:

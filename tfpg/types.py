@@ -150,8 +150,8 @@ class Problem(NamedTuple):
     `objective(theta) -> []` is to be ascended and `gradient(theta)` is its derivative, `divergence(theta) -> []` is the mean
     KL(old || theta). `fisher()` prepares the product v [P] -> F v [P] with the Fisher matrix of the old policy, for theta's leaves as one
     vector. `outcome(theta)` says what came of a step to theta: the gain of the objective, the divergence, and the mean entropy before it.
-    `overlap(theta)` in (0, 1] is the effective share of the batch when theta is judged by it. The batch has `units`, and
-    `part(rows)` is the same problem on some of them.
+    `overlap(theta)` in (0, 1] is the effective share of the batch when theta is judged by it. `part(rows)` is the same
+    problem on some of the batch.
     """
 
     objective: Callable[[Nest], tf.Tensor]
@@ -160,7 +160,6 @@ class Problem(NamedTuple):
     fisher: Callable[[], Callable[[tf.Tensor], tf.Tensor]]
     outcome: Callable[[Nest], dict[str, tf.Tensor]]
     overlap: Callable[[Nest], tf.Tensor]
-    units: int
     part: Callable[[tf.Tensor], Any]
 
 

@@ -6,20 +6,20 @@ Statistics are taken in last, so that the policy that is improved is the policy 
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import tensorflow as tf
 
-from tfpg import critics, surrogates, trees
-from tfpg.algorithms import natural, needs_critic
+from tfpg import critics, minibatches, surrogates, trees
+from tfpg.algorithms import in_columns, natural, needs_critic
 from tfpg.assess import Assessment, assess
 from tfpg.fit import fit_critic, fit_model
 from tfpg.improve import IMPROVEMENTS
 from tfpg.learner import Learner, flat
 from tfpg.masks import inside
 from tfpg.problem import policy_problem, shards, side_by_side
-from tfpg.types import TrainState, Trajectory
+from tfpg.types import Nest, TrainState, Trajectory
 
 Metrics = dict[str, tf.Tensor]
 
@@ -36,7 +36,7 @@ def constant(psi_t: tf.Tensor, mask_t: tf.Tensor) -> tf.Tensor:
 
 
 def improve_policy(
-    learner: Learner, state: TrainState, found: Assessment, pace: tf.Tensor, seed: tf.Tensor, piece: Piece = lambda f: f
+    learner: Learner, state: TrainState, found: Assessment, pace: tf.Tensor, seed: tf.Tensor, order: Nest, piece: Piece = lambda f: f
 ) -> tuple[TrainState, Metrics]:
     """The row's improvement on the row's problem, and what there is to say about it.
 
@@ -50,7 +50,7 @@ def improve_policy(
     if found.gradient is not None:
         problem = problem._replace(gradient=lambda _: found.gradient)
     improve = IMPROVEMENTS[learner.algorithm.improve]
-    params, memory, info = improve(problem, state.policy, state.policy_optimizer, learner.improve, pace, seed)
+    params, memory, info = improve(problem, state.policy, state.policy_optimizer, learner.improve, pace, order)
     known = {} if learner.model else {"constant_advantages": constant(found.batch.psi, found.lesson.mask)}
     return state._replace(policy=params, policy_optimizer=memory, average=found.average), {**problem.outcome(params), **info, **known}
 
@@ -67,7 +67,7 @@ def adapt_penalty(learner: Learner, state: TrainState, kl: tf.Tensor) -> TrainSt
     return state._replace(penalty=tf.clip_by_value(state.penalty * factor, 1e-6, 1e6))
 
 
-def improve_critic(learner: Learner, state: TrainState, found: Assessment, seed: tf.Tensor) -> tuple[TrainState, Metrics]:
+def improve_critic(learner: Learner, state: TrainState, found: Assessment, order: tf.Tensor) -> tuple[TrainState, Metrics]:
     """Fits V or Q to its standardised targets, which are taken into their statistics first."""
     target, prediction, lesson = flat(found.target), flat(found.prediction), tf.nest.map_structure(flat, found.lesson)
     share = flat(surrogates.weights(found.lesson.mask, found.target, "step"))
@@ -78,18 +78,18 @@ def improve_critic(learner: Learner, state: TrainState, found: Assessment, seed:
     statistics = learner.targets.update(state.targets, target, lesson.mask)
     scaled = learner.targets.apply(statistics, target)
     data = (lesson.observation, lesson.action, scaled, share)
-    phi, memory = fit_critic(learner, state.value, state.value_optimizer, *data, seed)
+    phi, memory = fit_critic(learner, state.value, state.value_optimizer, *data, order)
     return state._replace(value=phi, value_optimizer=memory, targets=statistics), metrics
 
 
-def improve_model(learner: Learner, state: TrainState, found: Assessment, seed: tf.Tensor) -> tuple[TrainState, Metrics]:
+def improve_model(learner: Learner, state: TrainState, found: Assessment, order: tf.Tensor) -> tuple[TrainState, Metrics]:
     """Fits the dynamics and the reward, in units of its deviation, to the batch; the policy is improved through what was learned."""
     lesson = tf.nest.map_structure(flat, found.lesson)
     share = flat(surrogates.weights(found.lesson.mask, found.target, "step"))
     statistics = learner.targets.update(state.targets, flat(found.target), lesson.mask)
     reward = learner.targets.apply(statistics, flat(found.target))
     data = (lesson.observation, lesson.action, lesson.change, reward, share)
-    phi, memory = fit_model(learner, state.model, state.model_optimizer, *data, seed)
+    phi, memory = fit_model(learner, state.model, state.model_optimizer, *data, order)
     assert learner.model is not None
     predicted = learner.model.apply(phi, tf.concat(data[:2], -1))[:, -1]
     metrics = {"explained_variance": critics.explained_variance(predicted, reward, share)}
@@ -103,6 +103,16 @@ def finish(learner: Learner, state: TrainState, new: TrainState, trajectory: Tra
     observed = inside(trajectory.mask, trajectory.observation)
     new = new._replace(observations=learner.observations.update(state.observations, observed, trajectory.mask))
     return new, trees.all_finite(new)
+
+
+def drawn(learner: Learner, mask: tf.Tensor, seeds: Sequence[tf.Tensor]) -> tuple[Nest, Nest]:
+    """In which order critic or model, and policy, go through the batch that has this mask [T, N]; () for what does not go in minibatches."""
+    row, fit, improve = learner.algorithm, learner.critic, learner.improve
+    steps, n = mask.shape
+    units = n if in_columns(row) or learner.policy.advance is not None else steps * n
+    fitted, again = needs_critic(row) or learner.model is not None, row.improve == "epochs"
+    critic = minibatches.orders(steps * n, fit.epochs, fit.minibatches, seeds[0]) if fitted else ()
+    return critic, minibatches.orders(units, improve.epochs, improve.minibatches, seeds[1]) if again else ()
 
 
 def make_update(
@@ -120,14 +130,15 @@ def make_update(
 
     def update(state: TrainState, trajectory: Trajectory, seed: tf.Tensor, pace: tf.Tensor) -> tuple[TrainState, Metrics]:
         seeds = tf.random.experimental.stateless_split(seed, 3)
+        order, again = drawn(learner, trajectory.mask, seeds[1:])
         found = read(state, trajectory, seeds[0])
-        new, known = model(state, found, seeds[1]) if learner.model else (state, {})
-        new, metrics = together(new, found, pace, seeds[2])
+        new, known = model(state, found, order) if learner.model else (state, {})
+        new, metrics = together(new, found, pace, seeds[2], again)
         new = adapt_penalty(learner, new, metrics["kl"])
         if learner.algorithm.surrogate == "kl_penalised":
             metrics["penalty"] = new.penalty
         if needs_critic(learner.algorithm):
-            fitted, known = critic(state, found, seeds[1])  # waits for the batch alone, not for the policy
+            fitted, known = critic(state, found, order)  # waits for the batch alone, not for the policy
             new = new._replace(value=fitted.value, value_optimizer=fitted.value_optimizer, targets=fitted.targets)
         new, sound = last(state, new, trajectory, found.target)
         new = tf.cond(sound, lambda: new, lambda: state)

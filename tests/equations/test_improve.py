@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfpg import algorithms, build, gradients, improve, optimizers, psi, trees
+from tfpg import algorithms, build, gradients, improve, minibatches, optimizers, psi, trees
 from tfpg.config import Config
 from tfpg.learner import flat, initial_state
 from tfpg.problem import Batch, policy_problem, shards, side_by_side
@@ -108,14 +108,14 @@ def test_fisher_of_the_problem_is_the_expected_outer_product_of_scores():
 
 @equation("PG-26")
 def test_ascend_takes_the_optimiser_s_increment_at_its_pace():
-    result = improve.ascend(PROBLEM, PARAMS, (), settings(), tf.constant(0.25, tf.float64), SEED)
+    result = improve.ascend(PROBLEM, PARAMS, (), settings(), tf.constant(0.25, tf.float64), ())
     np.testing.assert_allclose(change(result), 0.25 * 0.1 * enumeration.flat(GRADIENT), rtol=1e-12)
 
 
 @equation("PG-107")
 @pytest.mark.parametrize("damping", [0.0, 0.03])
 def test_fixed_step_is_alpha_times_the_damped_natural_gradient(damping, mode):
-    run = mode(lambda p: improve.natural(improve.fixed)(PROBLEM, p, (), settings(damping=damping), tf.constant(0.5, tf.float64), SEED))
+    run = mode(lambda p: improve.natural(improve.fixed)(PROBLEM, p, (), settings(damping=damping), tf.constant(0.5, tf.float64), ()))
     damped = FISHER + damping * np.eye(len(FISHER))
     wanted = 0.3 * 0.5 * np.linalg.pinv(damped, rcond=1e-10) @ enumeration.flat(GRADIENT)
     np.testing.assert_allclose(change(run(PARAMS)), wanted, rtol=1e-6, atol=1e-8)
@@ -126,7 +126,7 @@ def test_fixed_step_is_alpha_times_the_damped_natural_gradient(damping, mode):
 @pytest.mark.parametrize("pace", [1.0, 0.4])
 def test_kl_scaled_step_lies_on_the_quadratic_radius_whatever_the_damping(damping, pace, mode):
     chosen = settings(damping=damping, cg_iterations=6)
-    run = mode(lambda p: improve.natural(improve.kl_scaled)(PROBLEM, p, (), chosen, tf.constant(pace, tf.float64), SEED))
+    run = mode(lambda p: improve.natural(improve.kl_scaled)(PROBLEM, p, (), chosen, tf.constant(pace, tf.float64), ()))
     delta = change(run(PARAMS))
     assert 0.5 * delta @ FISHER @ delta == pytest.approx(1e-3 * pace, rel=1e-9)
     assert delta @ enumeration.flat(GRADIENT) > 0
@@ -136,7 +136,7 @@ def test_kl_scaled_step_lies_on_the_quadratic_radius_whatever_the_damping(dampin
 def test_actual_kl_tends_to_the_radius():
     ratios = []
     for radius in (1e-2, 1e-4, 1e-6):
-        params, _, _ = improve.natural(improve.kl_scaled)(PROBLEM, PARAMS, (), settings(kl_radius=radius), ONE, SEED)
+        params, _, _ = improve.natural(improve.kl_scaled)(PROBLEM, PARAMS, (), settings(kl_radius=radius), ONE, ())
         ratios.append(abs(float(PROBLEM.divergence(params)) / radius - 1))
     assert ratios[0] > ratios[1] > ratios[2]
     assert ratios[2] < 2e-3
@@ -144,7 +144,7 @@ def test_actual_kl_tends_to_the_radius():
 
 @equation("PG-106")
 def test_the_natural_direction_beats_every_other_step_of_its_length(rng):
-    params, _, _ = improve.natural(improve.kl_scaled)(PROBLEM, PARAMS, (), settings(), ONE, SEED)
+    params, _, _ = improve.natural(improve.kl_scaled)(PROBLEM, PARAMS, (), settings(), ONE, ())
     gain = change((params,)) @ enumeration.flat(GRADIENT)
     for other in rng.normal(size=(300, len(FISHER))):
         scaled = other * np.sqrt(2e-3 / (other @ FISHER @ other))
@@ -160,7 +160,7 @@ def test_a_zero_gradient_moves_nothing():
 
 
 def backtrack(problem, **changes):
-    return improve.natural(improve.backtracking)(problem, PARAMS, (), settings(**changes), ONE, SEED)
+    return improve.natural(improve.backtracking)(problem, PARAMS, (), settings(**changes), ONE, ())
 
 
 @equation("PG-110")
@@ -168,9 +168,9 @@ def backtrack(problem, **changes):
 def test_backtracking_takes_the_first_length_inside_the_radius(stretch, k, mode):
     """KL is about the radius at full length, half of it one step shorter, a quarter two steps shorter: stretched, the third one fits."""
     problem = PROBLEM._replace(divergence=lambda p: stretch * PROBLEM.divergence(p))
-    run = mode(lambda p: improve.natural(improve.backtracking)(problem, p, (), settings(), ONE, SEED))
+    run = mode(lambda p: improve.natural(improve.backtracking)(problem, p, (), settings(), ONE, ()))
     params, _, info = run(PARAMS)
-    full = change(improve.natural(improve.kl_scaled)(PROBLEM, PARAMS, (), settings(), ONE, SEED))
+    full = change(improve.natural(improve.kl_scaled)(PROBLEM, PARAMS, (), settings(), ONE, ()))
     kl = [stretch * float(PROBLEM.divergence(unflatten(enumeration.flat(PARAMS) + 0.7**j * full))) for j in range(k + 1)]
     assert all(x > 1e-3 for x in kl[:k])
     assert kl[k] <= 1e-3
@@ -181,7 +181,7 @@ def test_backtracking_takes_the_first_length_inside_the_radius(stretch, k, mode)
 @equation("PG-110")
 def test_backtracking_also_shortens_for_the_surrogate_alone():
     """A surrogate that falls beyond a short way along the direction, inside the KL radius."""
-    full = change(improve.natural(improve.kl_scaled)(PROBLEM, PARAMS, (), settings(), ONE, SEED))
+    full = change(improve.natural(improve.kl_scaled)(PROBLEM, PARAMS, (), settings(), ONE, ()))
 
     def cliff(p):
         way = tf.sqrt(sum(tf.reduce_sum((a - b) ** 2) for a, b in zip(tf.nest.flatten(p), tf.nest.flatten(PARAMS), strict=True)))
@@ -236,18 +236,18 @@ def counting(units, overlap):
             fisher=lambda: lambda v: v,
             outcome=lambda theta: {},
             overlap=lambda theta: overlap(theta, rows),
-            units=units,
             part=of,
         )
 
     return of(tf.range(units))
 
 
-def run_epochs(problem, mode=lambda f: f, memory=(), pace=ONE, seed=SEED, **changes):
-    """theta from zeros, the optimiser's memory and what is told."""
+def run_epochs(units, problem, mode=lambda f: f, memory=(), pace=ONE, seed=SEED, **changes):
+    """theta from zeros [units], the optimiser's memory and what is told."""
     chosen = settings(**{"optimizer": optimizers.sgd(1.0), **changes})
-    run = mode(lambda theta: improve.epochs(problem, theta, memory, chosen, pace, seed))
-    return run(tf.zeros([problem.units], tf.float64))
+    order = minibatches.orders(units, chosen.epochs, chosen.minibatches, seed)
+    run = mode(lambda theta: improve.epochs(problem, theta, memory, chosen, pace, order))
+    return run(tf.zeros([units], tf.float64))
 
 
 def fully(theta, rows):
@@ -256,15 +256,15 @@ def fully(theta, rows):
 
 @equation("PG-83")
 def test_each_pass_uses_every_unit_once_and_leaves_another_remainder_out(mode):
-    theta, _, info = run_epochs(counting(12, fully), mode, epochs=5, minibatches=3)
+    theta, _, info = run_epochs(12, counting(12, fully), mode, epochs=5, minibatches=3)
     np.testing.assert_array_equal(theta, np.full(12, 5))
     assert float(info["refused"]) == 0
     assert float(info["overlap"]) == 1
     assert float(info["step_size"]) == pytest.approx(np.sqrt(12 * 25))
-    found = [run_epochs(counting(11, fully), mode, epochs=1, minibatches=3, seed=tf.constant([1, k]))[0].numpy() for k in range(6)]
+    found = [run_epochs(11, counting(11, fully), mode, epochs=1, minibatches=3, seed=tf.constant([1, k]))[0].numpy() for k in range(6)]
     assert all(sorted(x) == [0, 0, *[1] * 9] for x in found)
     assert len({tuple(x) for x in found}) > 3
-    passes = run_epochs(counting(11, fully), mode, epochs=6, minibatches=3)[0].numpy()
+    passes = run_epochs(11, counting(11, fully), mode, epochs=6, minibatches=3)[0].numpy()
     assert passes.sum() == 54
     assert (passes < 6).sum() > 2
 
@@ -275,7 +275,7 @@ def test_parts_come_one_after_another_at_the_new_parameters():
     parabola = counting(4, fully)._replace(gradient=lambda theta: 1.0 - theta)
     parabola = parabola._replace(part=lambda rows: parabola)
     for pace in (1.0, 0.25):
-        theta, _, _ = run_epochs(parabola, optimizer=optimizers.sgd(0.1), epochs=3, minibatches=2, pace=pace * ONE)
+        theta, _, _ = run_epochs(4, parabola, optimizer=optimizers.sgd(0.1), epochs=3, minibatches=2, pace=pace * ONE)
         np.testing.assert_allclose(theta, np.full(4, 1 - (1 - 0.1 * pace) ** 6), rtol=1e-12)
 
 
@@ -286,26 +286,26 @@ def test_an_update_is_refused_where_the_data_say_too_little_and_it_is_counted(mo
     def until_six(theta, rows):
         return tf.where((tf.size(rows) == 6) & (tf.reduce_sum(theta) < 6), 0.8 * ONE, 0.2 * ONE)
 
-    theta, _, info = run_epochs(counting(6, until_six), mode, epochs=4, minibatches=3, least_overlap=0.5)
+    theta, _, info = run_epochs(6, counting(6, until_six), mode, epochs=4, minibatches=3, least_overlap=0.5)
     np.testing.assert_array_equal(theta, np.ones(6))
     assert float(info["refused"]) == 9
     assert float(info["overlap"]) == pytest.approx(0.2)
     adam, little = optimizers.adam(0.1), lambda theta, rows: 0.2 * ONE
     start = adam.init(tf.zeros([6], tf.float64))
-    theta, memory, info = run_epochs(counting(6, little), mode, memory=start, optimizer=adam, epochs=4, minibatches=3, least_overlap=0.5)
+    theta, memory, info = run_epochs(6, counting(6, little), mode, memory=start, optimizer=adam, epochs=4, minibatches=3, least_overlap=0.5)
     np.testing.assert_array_equal(theta, np.zeros(6))
     tf.nest.map_structure(np.testing.assert_array_equal, memory, start)
     assert float(info["refused"]) == 12
-    _, memory, _ = run_epochs(counting(6, fully), mode, memory=start, optimizer=adam, epochs=4, minibatches=3, least_overlap=0.5)
+    _, memory, _ = run_epochs(6, counting(6, fully), mode, memory=start, optimizer=adam, epochs=4, minibatches=3, least_overlap=0.5)
     assert int(memory.step) == 12
 
 
 @equation("PG-71")
 def test_a_share_just_at_the_least_is_enough_and_one_that_is_no_number_is_not():
     exact = counting(6, lambda theta, rows: tf.constant(0.5))
-    assert float(run_epochs(exact, epochs=2, minibatches=2, least_overlap=0.5)[2]["refused"]) == 0
+    assert float(run_epochs(6, exact, epochs=2, minibatches=2, least_overlap=0.5)[2]["refused"]) == 0
     nothing = counting(6, lambda theta, rows: tf.constant(np.nan))
-    theta, _, info = run_epochs(nothing, epochs=2, minibatches=2, least_overlap=0.0)
+    theta, _, info = run_epochs(6, nothing, epochs=2, minibatches=2, least_overlap=0.0)
     assert float(info["refused"]) == 4
     np.testing.assert_array_equal(theta, np.zeros(6))
 
@@ -314,7 +314,7 @@ def test_a_share_just_at_the_least_is_enough_and_one_that_is_no_number_is_not():
 def test_overlap_is_judged_at_the_parameters_of_the_moment():
     """It falls as theta leaves its start: the first updates are made, the others are not."""
     falling = counting(4, lambda theta, rows: 1 / (1 + tf.reduce_sum(theta)))
-    theta, _, info = run_epochs(falling, epochs=5, minibatches=4, least_overlap=0.3)
+    theta, _, info = run_epochs(4, falling, epochs=5, minibatches=4, least_overlap=0.3)
     assert float(tf.reduce_sum(theta)) == 3
     assert float(info["refused"]) == 17
     assert float(info["overlap"]) == pytest.approx(1 / 4)

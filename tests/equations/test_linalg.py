@@ -264,3 +264,13 @@ def test_the_residual_is_relative_to_a_right_side_of_any_size(scale, rng):
     expected = np.linalg.norm(b - matrix @ found.x.numpy()) / np.linalg.norm(b)
     assert expected > 1e-2
     np.testing.assert_allclose(found.residual, expected, rtol=1e-9)
+
+
+@equation("PG-105")
+@pytest.mark.parametrize("dtype", [tf.float32, tf.float64])
+def test_sums_as_products_are_sums(mode, dtype, rng):
+    x = rng.normal(size=[3, 5, 4])
+    found = mode(lambda x: (linalg.row_sums(x), linalg.row_sums(x[0]), linalg.column_sums(x[0])))(tf.constant(x, dtype))
+    for a, b in zip(found, (x.sum(-1), x[0].sum(-1), x[0].sum(0)), strict=True):
+        assert a.dtype == dtype
+        np.testing.assert_allclose(a, b, atol=1e-6 if dtype == tf.float32 else 1e-14)
