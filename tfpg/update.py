@@ -106,7 +106,7 @@ def finish(learner: Learner, state: TrainState, new: TrainState, trajectory: Tra
 
 
 def drawn(learner: Learner, mask: tf.Tensor, seeds: Sequence[tf.Tensor]) -> tuple[Nest, Nest]:
-    """In which order critic or model, and policy, go through the batch that has this mask [T, N]; () for what does not go in minibatches."""
+    """In which orders critic or model, and policy, go through the batch of this mask [T, N]; () for what does not go in minibatches."""
     row, fit, improve = learner.algorithm, learner.critic, learner.improve
     steps, n = mask.shape
     units = n if in_columns(row) or learner.policy.advance is not None else steps * n
