@@ -11,7 +11,7 @@ def orders(units: int, epochs: int, count: int, seed: tf.Tensor) -> tf.Tensor:
     """Which units each of `count` minibatches of each pass holds: every pass has an order of its own.
 
     A remainder of fewer than `count` units sits out each pass, another one each time. A single minibatch is the batch in its own order.
-    Draw them outside of compiled programs, to the same numbers: XLA takes up to a hundred times as long for random numbers.
+    Draw them outside of compiled programs: XLA takes up to a hundred times as long for random numbers, and draws others.
     Args: seed [2]. Returns: [epochs, count, units // count] integers; of a single minibatch [1, 1, units], for all passes.
     """
     size = units // count

@@ -74,7 +74,7 @@ def make_collect(
     Chunks go on where the last one stopped, and an environment is reset when its episode ends. For a row that needs whole episodes all of
     them are reset first, an environment stands still at its end, which is masked, and what the horizon cuts is truncated.
     Args: piece: makes a program of the loop. The policy's noise and the seeds of the steps are drawn before it: XLA takes up to a hundred
-    times as long to draw the same numbers, and a quarter of its time to compile what draws them.
+    times as long to draw noise, and a quarter of its time to compile what draws the seeds.
     """
     policy, whole = learner.policy, whole_episodes(learner.algorithm)
     limit = min(environment.time_limit, horizon) if whole else environment.time_limit
@@ -132,7 +132,7 @@ class Gathered(NamedTuple):
     running: np.ndarray  # [T, N] return so far, the reward of step t included
     memory: Nest  # [T, N, H] of a recurrent policy, before and after each step
     next_memory: Nest
-    restarts: tf.Tensor  # [] int32, how often environments were replaced
+    restarts: np.int32  # [], how often environments were replaced
 
 
 def read(learner: Learner, state: TrainState, g: Gathered) -> tuple[Trajectory, Metrics]:
@@ -201,7 +201,7 @@ class Stream:
             try:
                 if failures and self.opened:
                     self.environment = self.opened(failures)
-                return self._gather(state, noise_t)._replace(restarts=tf.constant(failures))
+                return self._gather(state, noise_t)._replace(restarts=np.int32(failures))
             except EnvironmentFault as fault:
                 failures += 1
                 self.observation = None
@@ -238,7 +238,7 @@ class Stream:
             valid[1:] &= ~np.logical_or.accumulate(ended)[:-1]
         facts = reward, following, terminated, truncated, valid, age
         before, then = (_pile(x)[:, 0] if self.learner.policy.memory else () for x in (memory, after))
-        return Gathered(_pile(observation), _pile(action), facts, running, before, then, tf.constant(0))
+        return Gathered(_pile(observation), _pile(action), facts, running, before, then, np.int32(0))
 
     def _since_start(self, ended_t: np.ndarray, valid_t: np.ndarray, reward_t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Steps of the running episode before each step, and its return with it, [T, N]; what the next chunk begins with stays here."""

@@ -126,7 +126,7 @@ class Run:
             seconds=past.seconds + seconds,
         )
         self.state, self.carry, self.counters = state, carry, counters
-        return {**row, **dataclasses.asdict(self.counters), "steps_per_second": done / seconds}
+        return {**row, **vars(counters), "steps_per_second": done / seconds}
 
     def pace(self) -> float:
         """How much of the configured step to take, as --schedule has it at this point of the budget."""

@@ -40,7 +40,7 @@ def improve_policy(
 ) -> tuple[TrainState, Metrics]:
     """The row's improvement on the row's problem, and what there is to say about it.
 
-    A natural gradient is made of `learner.shards` parts of the batch, each in programs that `piece` makes.
+    A natural gradient is made of `learner.shards` parts of the batch, each in programs that `piece` makes, unless it is a single block.
     """
     if natural(learner.algorithm):
         parts = piece(lambda batch: shards(batch, learner.shards, learner.fisher_block))(found.batch)
@@ -125,15 +125,16 @@ def make_update(
     and those that do not wait for one another run at the same time: the parts of a natural gradient, and the critic beside the policy.
     """
     bound = lambda f: piece(functools.partial(f, learner))  # noqa: E731
-    read, model, critic, last = bound(assess), bound(improve_model), bound(improve_critic), bound(finish)
-    together = functools.partial(improve_policy, learner, piece=piece) if natural(learner.algorithm) else bound(improve_policy)
+    read, model, critic, alone, last = map(bound, (assess, improve_model, improve_critic, improve_policy, finish))
+    in_parts = functools.partial(improve_policy, learner, piece=piece)
 
     def update(state: TrainState, trajectory: Trajectory, seed: tf.Tensor, pace: tf.Tensor) -> tuple[TrainState, Metrics]:
         seeds = tf.random.experimental.stateless_split(seed, 3)
         order, again = drawn(learner, trajectory.mask, seeds[1:])
         found = read(state, trajectory, seeds[0])
         new, known = model(state, found, order) if learner.model else (state, {})
-        new, metrics = together(new, found, pace, seeds[2], again)
+        several = natural(learner.algorithm) and trajectory.mask.shape.num_elements() > learner.fisher_block
+        new, metrics = (in_parts if several else alone)(new, found, pace, seeds[2], again)
         new = adapt_penalty(learner, new, metrics["kl"])
         if learner.algorithm.surrogate == "kl_penalised":
             metrics["penalty"] = new.penalty
