@@ -110,7 +110,7 @@ def worth_keeping(policy: Policy, params: Nest, samples: int) -> bool:
         return False
     kernels = [layer["kernel"].shape for layer in own_part(policy, params)]
     rows = kernels[-1][1] - policy.relative
-    products, widths = sum(n * m for n, m in kernels), sum(m for _, m in kernels)
+    products, widths = sum(n * m for n, m in kernels), sum(m for _, m in kernels[:-1])
     numbers = sum(n for n, _ in kernels) + rows * widths
     return PASS * rows * widths < 3 * products and 4 * samples * numbers <= KEPT_BYTES
 
@@ -155,7 +155,7 @@ def keep_factors(policy: Policy, params: Nest, blocks: tf.Tensor) -> Factors:
     c = tf.cast(combinations(policy, w[-1]["kernel"].shape[1]), blocks.dtype)
     if blocks.shape[0] == 1:
         return tf.nest.map_structure(lambda x: x[None], net.factors(w, blocks[0], c))
-    types = tf.nest.map_structure(lambda _: blocks.dtype, Factors(0, (0,) * len(w), (0,) * len(w)))
+    types = tf.nest.map_structure(lambda _: blocks.dtype, Factors(0, (0,) * len(w), (0,) * (len(w) - 1), 0))
     return tf.map_fn(lambda x: net.factors(w, x, c), blocks, fn_output_signature=types)
 
 

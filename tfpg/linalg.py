@@ -56,7 +56,7 @@ def conjugate_gradient(matvec: Callable[[Nest], Nest], b: Nest, iterations: int,
 def row_sums(x: tf.Tensor) -> tf.Tensor:
     """Sums over the last axis, as a product with ones: [..., K] -> [...].
 
-    A compiled sum keeps the order of its numbers and adds one at a time, a product adds many: on processors it takes a fifth of the time.
+    A compiled sum keeps the order of its numbers and adds one at a time, a product adds many: on processors it takes a third of the time.
     """
     rows = tf.reshape(x, [-1, x.shape[-1]])
     return tf.reshape(tf.matmul(rows, tf.ones([x.shape[-1], 1], x.dtype)), tf.shape(x)[:-1])
@@ -64,7 +64,16 @@ def row_sums(x: tf.Tensor) -> tf.Tensor:
 
 def column_sums(x: tf.Tensor) -> tf.Tensor:
     """Sums over the first axis, likewise: [M, K] -> [K]."""
-    return tf.squeeze(tf.matmul(tf.ones([1, x.shape[0]], x.dtype), x), axis=0)
+    return few_by_many(tf.ones([x.shape[0], 1], x.dtype), x)[0]
+
+
+def few_by_many(u: tf.Tensor, h: tf.Tensor) -> tf.Tensor:
+    """u^T h for u of few columns: [M, R], [M, H] -> [R, H].
+
+    A single column is taken twice: XLA computes a product with one short vector number by number, and one of two rows as a product.
+    """
+    pair = tf.concat([u, u], axis=1) if u.shape[1] == 1 else u
+    return tf.matmul(pair, h, transpose_a=True)[: u.shape[1]]
 
 
 def identity(matrix: tf.Tensor) -> tf.Tensor:

@@ -72,30 +72,32 @@ def mlp(
                 inputs.append(squash(z))
             bends.append(tape.gradient(inputs[-1], z))  # s'(z)
             z = linear(layer, inputs[-1])
-        slopes = [tf.broadcast_to(tf.transpose(c)[:, None], [c.shape[1], x.shape[0], c.shape[0]])]
+        slopes, slope = list[tf.Tensor](), tf.transpose(c)[:, None]
         for layer, bend in zip(reversed(above), reversed(bends), strict=True):
-            slopes.insert(0, bend * (slopes[0] @ tf.transpose(layer["kernel"])))
-        return Factors(z, tuple(inputs), tuple(slopes))
+            slope = bend * (slope @ tf.transpose(layer["kernel"]))
+            slopes.insert(0, slope)
+        return Factors(z, tuple(inputs), tuple(slopes), c)
 
     return Net(init, apply, factors=factors if first is tf.matmul else None)
 
 
 def forward(f: Factors, v: Nest) -> tf.Tensor:
     """J v: c_r . dy of each sample, [M, R], when the parameters move along v   (PG-105)."""
-    along = [linalg.row_sums(slope * linear(layer, h)) for layer, h, slope in zip(v, f.inputs, f.slopes, strict=True)]
-    return tf.transpose(tf.add_n(along))
+    (*below, last), (*inputs, h), c = v, f.inputs, f.combinations
+    along = [tf.transpose(linalg.row_sums(slope * linear(layer, x))) for layer, x, slope in zip(below, inputs, f.slopes, strict=True)]
+    return tf.add_n([*along, h @ (last["kernel"] @ c) + last["bias"][None] @ c])
 
 
 def back(f: Factors, u: tf.Tensor) -> Nest:
     """J^T u = sum_m sum_r u_mr d(c_r . y_m)/dw   (PG-105). Args: u [M, R]. Returns: a nest like the network's parameters."""
+    (*inputs, h), c = f.inputs, f.combinations
 
-    def layer(h: tf.Tensor, slope: tf.Tensor) -> dict[str, tf.Tensor]:
+    def layer(x: tf.Tensor, slope: tf.Tensor) -> dict[str, tf.Tensor]:
         e = tf.reduce_sum(tf.transpose(u)[..., None] * slope, axis=0)
-        narrow = e.shape[1] < h.shape[1]  # products of many rows by few columns are slow on processors: the few go first
-        kernel = tf.transpose(tf.matmul(e, h, transpose_a=True)) if narrow else tf.matmul(h, e, transpose_a=True)
-        return {"kernel": kernel, "bias": linalg.column_sums(e)}
+        return {"kernel": tf.matmul(x, e, transpose_a=True), "bias": linalg.column_sums(e)}
 
-    return tuple(layer(h, slope) for h, slope in zip(f.inputs, f.slopes, strict=True))
+    last = {"kernel": tf.transpose(c @ linalg.few_by_many(u, h)), "bias": tf.linalg.matvec(c, linalg.column_sums(u))}
+    return (*(layer(x, slope) for x, slope in zip(inputs, f.slopes, strict=True)), last)
 
 
 def gru_cell(recurrent: tf.Tensor, drive: tf.Tensor, h: tf.Tensor) -> tf.Tensor:

@@ -100,12 +100,14 @@ class Value(NamedTuple):
 class Factors(NamedTuple):
     """What the Jacobian of a network of layers z_l = h_l W_l + b_l is made of, at M inputs, for R combinations c_r . y of its K outputs.
 
-    Of each sample, d(c_r . y)/dW_l is the outer product of `inputs[l]` and `slopes[l][r]`, and d(c_r . y)/db_l is `slopes[l][r]`.
+    Of each sample, d(c_r . y)/dW_l is the outer product of `inputs[l]` and `slopes[l][r]`, and d(c_r . y)/db_l is `slopes[l][r]`. In the
+    last layer c_r stands for them.
     """
 
     output: tf.Tensor  # y [M, K]
     inputs: tuple[tf.Tensor, ...]  # h_l [M, in_l]
-    slopes: tuple[tf.Tensor, ...]  # d(c_r . y)/dz_l [R, M, out_l]
+    slopes: tuple[tf.Tensor, ...]  # d(c_r . y)/dz_l [R, M, out_l] of all layers but the last
+    combinations: tf.Tensor  # c [K, R]
 
 
 class Net(NamedTuple):

@@ -268,9 +268,11 @@ def test_the_residual_is_relative_to_a_right_side_of_any_size(scale, rng):
 
 @equation("PG-105")
 @pytest.mark.parametrize("dtype", [tf.float32, tf.float64])
-def test_sums_as_products_are_sums(mode, dtype, rng):
+def test_sums_and_narrow_products_are_what_they_say(mode, dtype, rng):
     x = rng.normal(size=[3, 5, 4])
     found = mode(lambda x: (linalg.row_sums(x), linalg.row_sums(x[0]), linalg.column_sums(x[0])))(tf.constant(x, dtype))
-    for a, b in zip(found, (x.sum(-1), x[0].sum(-1), x[0].sum(0)), strict=True):
+    found += tuple(mode(lambda u: linalg.few_by_many(u, tf.constant(x[1], dtype)))(tf.constant(x[0, :, :r], dtype)) for r in (1, 2, 3))
+    products = [x[0, :, :r].T @ x[1] for r in (1, 2, 3)]
+    for a, b in zip(found, (x.sum(-1), x[0].sum(-1), x[0].sum(0), *products), strict=True):
         assert a.dtype == dtype
         np.testing.assert_allclose(a, b, atol=1e-6 if dtype == tf.float32 else 1e-14)
