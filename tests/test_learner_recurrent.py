@@ -127,7 +127,6 @@ def test_a_part_of_a_problem_takes_whole_columns_with_their_memory(rng):
     made, state, t = prepare(rng, algo="ppo", network="gru")
     state = begun(made, rng)._replace(observations=state.observations, targets=state.targets)
     problem = policy_problem(made, state, assess.assess(made, state, t, SEED).batch, FULL, SEED)
-    assert problem.units == N
     far = tf.nest.map_structure(lambda x: 1.1 * x, state.policy)
     whole = trees.flatten(problem.gradient(far))
     parts = [trees.flatten(problem.part(tf.constant([i])).gradient(far)) for i in range(N)]
