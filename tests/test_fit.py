@@ -6,7 +6,7 @@ import tensorflow as tf
 from learners import SEED, N, T, begun, make, trajectory
 
 from tfpg import fit, minibatches, nets, optimizers, update, values
-from tfpg.assess import Assessment, lesson, view
+from tfpg.assess import Assessment, assess, lesson, view
 from tfpg.learner import Fit
 
 
@@ -90,9 +90,11 @@ def test_each_pass_shares_the_samples_out_and_another_remainder_sits_out():
     ],
     ids=str,
 )
-def test_orders_are_of_samples_and_where_time_matters_of_columns(changes, critic, policy):
+def test_orders_are_of_samples_and_where_time_matters_of_columns(changes, critic, policy, rng):
     """Of 7 steps of 5 environments: the critic takes 35 samples, a policy with a memory, or weighed over time, 5 columns."""
-    found = update.drawn(make(**changes), tf.ones([T, N], tf.bool), [SEED, SEED + 1])
+    made = make(**changes)
+    state = begun(made)
+    found = update.drawn(made, assess(made, state, trajectory(made, state, rng, whole=True), SEED), [SEED, SEED + 1])
     assert tuple(None if isinstance(order, tuple) else tuple(order.shape) for order in found) == (critic, policy)
     for order in found:
         if not isinstance(order, tuple):

@@ -348,7 +348,7 @@ def test_npg_solves_cartpole_with_every_seed_in_its_default_budget():
 
 
 def test_npg_swings_up_the_pendulum_with_the_same_flags():
-    """Of 168 seeds four came to rest at a return near -600, in a policy that swings and does not balance; two of the others here."""
+    """Four of 168 seeds came to rest between -440 and -694, in policies that swing and do not balance; here are two of the others."""
     assert min(learn(Config(env="Pendulum-v1"), range(2, 4))) >= -200
 
 

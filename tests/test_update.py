@@ -250,6 +250,19 @@ def test_an_update_in_pieces_is_the_update(name, rng):
     assert differs(whole[0].policy, state.policy)
 
 
+@pytest.mark.parametrize(("block", "shards", "programs"), [(10**6, 3, 4), (35, 3, 4), (34, 3, 4 + 3 * 5), (34, 2, 4 + 2 * 5)])
+def test_a_natural_gradient_of_one_block_is_one_program(block, shards, programs, rng):
+    """Of 35 samples: reading, policy, critic, statistics. In parts: the split, then of each gradient, factors, two products, outcome."""
+    made, state, t = prepare(rng, fisher_block=block, shards=shards, cg_iterations=2)
+    calls = []
+
+    def piece(f):
+        return lambda *given: calls.append(f) or f(*given)
+
+    make_update(made, piece)(state, t, SEED, FULL)
+    assert len(calls) == programs
+
+
 @pytest.mark.parametrize("of", ["policy", "critic"])
 def test_the_flag_of_adams_epsilon_reaches_both_optimisers(of):
     """Of a first gradient g the moments are (1-b1) g and (1-b2) g^2: the increment is alpha sqrt(1-b2) g / (sqrt(1-b2) |g| + epsilon)."""

@@ -190,12 +190,12 @@ def fisher_product(learner: Learner, params: Nest, data: Nest, weight: tf.Tensor
 
 
 def shards(batch: Batch, count: int, block: int) -> list[Batch]:
-    """A batch of samples in `count` parts of neighbours, as equal as can be, each in blocks; of fewer blocks, fewer parts.
+    """A batch of samples in `count` parts of neighbours, as equal as can be (of fewer samples, fewer parts), each in blocks.
 
     The last block is filled up with zeros, which are its weights there too.
     """
     samples = batch.weight.shape[0]
-    count = min(count, -(-samples // block))
+    count = min(count, samples)
     sizes = [samples // count + (i < samples % count) for i in range(count)]
     pieces = [tf.split(leaf, sizes) for leaf in tf.nest.flatten(batch)]
     return [gradients.in_blocks(tf.nest.pack_sequence_as(batch, list(part)), block) for part in zip(*pieces, strict=True)]

@@ -12,7 +12,7 @@ from typing import Any
 import tensorflow as tf
 
 from tfpg import critics, minibatches, surrogates, trees
-from tfpg.algorithms import in_columns, natural, needs_critic
+from tfpg.algorithms import natural, needs_critic
 from tfpg.assess import Assessment, assess
 from tfpg.fit import fit_critic, fit_model
 from tfpg.improve import IMPROVEMENTS
@@ -40,7 +40,7 @@ def improve_policy(
 ) -> tuple[TrainState, Metrics]:
     """The row's improvement on the row's problem, and what there is to say about it.
 
-    A natural gradient is made of `learner.shards` parts of the batch, each in programs that `piece` makes, unless it is a single block.
+    A natural gradient is made of `learner.shards` parts of the batch, each in programs that `piece` makes.
     """
     if natural(learner.algorithm):
         parts = piece(lambda batch: shards(batch, learner.shards, learner.fisher_block))(found.batch)
@@ -105,13 +105,12 @@ def finish(learner: Learner, state: TrainState, new: TrainState, trajectory: Tra
     return new, trees.all_finite(new)
 
 
-def drawn(learner: Learner, mask: tf.Tensor, seeds: Sequence[tf.Tensor]) -> tuple[Nest, Nest]:
-    """In which orders critic or model, and policy, go through the batch of this mask [T, N]; () for what does not go in minibatches."""
+def drawn(learner: Learner, found: Assessment, seeds: Sequence[tf.Tensor]) -> tuple[Nest, Nest]:
+    """In which orders critic or model, and policy, go through the batch: samples or columns; () for what does not go in minibatches."""
     row, fit, improve = learner.algorithm, learner.critic, learner.improve
-    steps, n = mask.shape
-    units = n if in_columns(row) or learner.policy.advance is not None else steps * n
+    samples, units = found.target.shape.num_elements(), found.batch.weight.shape[-1]
     fitted, again = needs_critic(row) or learner.model is not None, row.improve == "epochs"
-    critic = minibatches.orders(steps * n, fit.epochs, fit.minibatches, seeds[0]) if fitted else ()
+    critic = minibatches.orders(samples, fit.epochs, fit.minibatches, seeds[0]) if fitted else ()
     return critic, minibatches.orders(units, improve.epochs, improve.minibatches, seeds[1]) if again else ()
 
 
@@ -122,18 +121,20 @@ def make_update(
 
     An update that would leave a NaN or an infinity in any parameter is not made: the state stays, and `skipped` is 1.
     Args: piece: without it the update is a function to be compiled as one program. With it, `piece(function)` makes a program of each step,
-    and those that do not wait for one another run at the same time: the parts of a natural gradient, and the critic beside the policy.
+    and those that do not wait for one another run at the same time: the parts of a natural gradient, and the critic beside the policy. A
+    natural gradient of a single block is one part in one program: starting one for each of its products would take as long as they do.
     """
     bound = lambda f: piece(functools.partial(f, learner))  # noqa: E731
-    read, model, critic, alone, last = map(bound, (assess, improve_model, improve_critic, improve_policy, finish))
+    read, model, critic, last = map(bound, (assess, improve_model, improve_critic, finish))
+    alone = piece(functools.partial(improve_policy, learner._replace(shards=1)))
     in_parts = functools.partial(improve_policy, learner, piece=piece)
 
     def update(state: TrainState, trajectory: Trajectory, seed: tf.Tensor, pace: tf.Tensor) -> tuple[TrainState, Metrics]:
         seeds = tf.random.experimental.stateless_split(seed, 3)
-        order, again = drawn(learner, trajectory.mask, seeds[1:])
         found = read(state, trajectory, seeds[0])
+        order, again = drawn(learner, found, seeds[1:])
         new, known = model(state, found, order) if learner.model else (state, {})
-        several = natural(learner.algorithm) and trajectory.mask.shape.num_elements() > learner.fisher_block
+        several = natural(learner.algorithm) and found.target.shape.num_elements() > learner.fisher_block
         new, metrics = (in_parts if several else alone)(new, found, pace, seeds[2], again)
         new = adapt_penalty(learner, new, metrics["kl"])
         if learner.algorithm.surrogate == "kl_penalised":
