@@ -1,9 +1,11 @@
 """How an update of npg grows with its batch, its network and its conjugate-gradient iterations: make growth [ARGS="--only=samples"]
 
-Each size is measured by `side.py` in a process of its own: a batch of in-graph CartPole is collected, the update is made once to compile
-it, and then timed. What is divided by is what the work is proportional to: samples; samples times parameters; and for the iterations, of
-which each adds one Fisher-vector product, the time they add. Memory is what the update takes at its peak on top of what the process held
-with the batch collected. Writes docs/growth.json and docs/growth.png. Let nothing else run meanwhile.
+Each size is measured by `side.py` in processes of its own: a batch of in-graph CartPole is collected, the update is made once to compile
+it, and then timed. All sizes of a kind take turns, ROUNDS times, and medians count: a machine's speed changes meanwhile. What is divided by
+is what the work is proportional to: samples; samples times multiplications, one for each parameter, and for each hidden unit as many as a
+pass over its number costs (`gradients.PASS`); and for the iterations, of which each adds one Fisher-vector product, the time they add.
+Memory is what the update takes at its peak on top of what the process held with the batch collected. Writes docs/growth.json and
+docs/growth.png. Let nothing else run meanwhile.
 """
 
 import json
@@ -19,31 +21,41 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from tfpg.files import write_text  # noqa: E402
+from tfpg.gradients import PASS  # noqa: E402
 
 KINDS = {
     "samples": [(envs, "64,64", 10) for envs in (64, 256, 1024, 4096, 16384, 32768)],
     "parameters": [(64, width, 10) for width in ("64,64", "256,256", "512,512", "1024,1024", "2200,2200")],
     "iterations": [(64, "64,64", iterations) for iterations in (5, 10, 20, 50)],
 }
-HORIZON = 128
+HORIZON, ROUNDS = 128, 3
 ONLY = flags.DEFINE_list("only", list(KINDS), f"what grows: {', '.join(KINDS)}")
 
 
 def measure(envs: int, widths: str, iterations: int) -> dict[str, Any]:
     """The update of one size, in a process of its own. The damping is so small that conjugate gradient does not end before its time."""
-    repeats = 9 if envs <= 1024 and int(widths.split(",", maxsplit=1)[0]) <= 512 else 2
+    width = int(widths.split(",", maxsplit=1)[0])
+    repeats = max(2, min(21, 65_536 * 512 // (envs * HORIZON * width)))
     flags_ = [f"--envs={envs}", f"--horizon={HORIZON}", f"--hidden={widths}", f"--cg_iterations={iterations}", "--damping=1e-5"]
     command = [sys.executable, "benchmarks/side.py", "update", str(repeats), *flags_]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     found = json.loads(done.stdout.splitlines()[-1])
-    return {**found, "samples": envs * HORIZON, "iterations": iterations, "seconds": statistics.median(found["seconds"])}
+    known = {"samples": envs * HORIZON, "iterations": iterations, "hidden": sum(map(int, widths.split(",")))}
+    return {**found, **known, "seconds": statistics.median(found["seconds"])}
+
+
+def middle(rounds: list[dict[str, Any]]) -> dict[str, Any]:
+    """Of one size measured again and again, the medians, and the seconds of each round."""
+    medians = {name: statistics.median(row[name] for row in rounds) for name in ("seconds", "update_mb")}
+    return {**rounds[0], **medians, "rounds": [row["seconds"] for row in rounds]}
 
 
 def unit(kind: str, row: dict[str, Any], first: dict[str, Any]) -> float:
-    """Nanoseconds per unit of what grows; of iterations, those that come on top of the first row's."""
+    """Nanoseconds per unit of work; of iterations, those that come on top of the first row's."""
     if kind == "iterations":
         return 1e9 * (row["seconds"] - first["seconds"]) / max(1, row["iterations"] - first["iterations"]) / row["samples"]
-    return 1e9 * row["seconds"] / row["samples"] / (row["parameters"] if kind == "parameters" else 1)
+    work = row["parameters"] + PASS * row["hidden"]
+    return 1e9 * row["seconds"] / row["samples"] / (work if kind == "parameters" else 1)
 
 
 def table(found: dict[str, list[dict[str, Any]]]) -> str:
@@ -89,10 +101,12 @@ def main(_: list[str]) -> None:
     kept = ROOT / "docs" / "growth.json"
     found: dict[str, list[dict[str, Any]]] = json.loads(kept.read_text()) if kept.exists() else {}
     for kind in ONLY.value:
-        found[kind] = []
-        for size in KINDS[kind]:
-            found[kind].append(measure(*size))
-            print(table({kind: found[kind]}).splitlines()[-1], flush=True)
+        measured: dict[Any, list[dict[str, Any]]] = {size: [] for size in KINDS[kind]}
+        for size in [*measured] * ROUNDS:
+            measured[size].append(measure(*size))
+            row = measured[size][-1]
+            print(f"{kind} {row[kind]:,}: {row['seconds']:.3f} s", flush=True)
+        found[kind] = [middle(rounds) for rounds in measured.values()]
     found = {kind: found[kind] for kind in KINDS if kind in found}
     write_text(kept, json.dumps(found, indent=1) + "\n")
     draw(found, kept.with_suffix(".png"))

@@ -104,12 +104,19 @@ KEPT_BYTES = 2**28
 PASS = 50  # multiplications of a matrix product that take as long as one pass over a number in cache
 
 
-def worth_keeping(policy: Policy, params: Nest, samples: int) -> bool:
-    """Whether factors make the product faster, in memory that does not grow with the batch: if not, each product makes its pass anew."""
+def combined(policy: Policy, params: Nest) -> int:
+    """R, how many combinations of the network's outputs matter; 0 of a network without factors."""
     if policy.net is None or policy.net.factors is None:
+        return 0
+    return own_part(policy, params)[-1]["kernel"].shape[1] - policy.relative
+
+
+def worth_keeping(policy: Policy, params: Nest, samples: int) -> bool:
+    """Whether factors make the product faster, in memory that does not grow with the batch: if not, each product begins anew."""
+    rows = combined(policy, params)
+    if not rows:
         return False
     kernels = [layer["kernel"].shape for layer in own_part(policy, params)]
-    rows = kernels[-1][1] - policy.relative
     products, widths = sum(n * m for n, m in kernels), sum(m for _, m in kernels[:-1])
     numbers = sum(n for n, _ in kernels) + rows * widths
     return PASS * rows * widths < 3 * products and 4 * samples * numbers <= KEPT_BYTES
@@ -149,6 +156,16 @@ def in_turn(of: Callable[..., tf.Tensor], *x: tf.Tensor) -> tf.Tensor:
     return tf.reshape(found, [-1])[:samples]
 
 
+def fisher_of_single(policy: Policy, params: Nest, observation: tf.Tensor, weight: tf.Tensor, v: Nest) -> Nest:
+    """`fisher_vector_product` of a network of which a single combination matters, R = 1, from factors made for it alone   (PG-105).
+
+    They take R + 1 matrix products for each layer and the rest two, where tangents and a pass back take five.
+    """
+    w = own_part(policy, params)
+    c = tf.cast(combinations(policy, w[-1]["kernel"].shape[1]), observation.dtype)
+    return fisher_from_factors(policy, params, policy.net.factors(w, observation, c), weight, v)
+
+
 def keep_factors(policy: Policy, params: Nest, blocks: tf.Tensor) -> Factors:
     """The factors of each block, for all Fisher products of one batch: observations [blocks, size, O] -> leaves [blocks, ...]."""
     net, w = policy.net, own_part(policy, params)
@@ -164,5 +181,9 @@ def fisher_product(policy: Policy, params: Nest, data: Nest, weight: tf.Tensor, 
 
     Args: data: factors, or observations [blocks, size, O]; weight [blocks, size]; v: nest like params. Returns: nest like params.
     """
-    product: Callable[..., Nest] = fisher_from_factors if isinstance(data, Factors) else fisher_vector_product
+    product: Callable[..., Nest] = fisher_vector_product
+    if isinstance(data, Factors):
+        product = fisher_from_factors
+    elif combined(policy, params) == 1:
+        product = fisher_of_single
     return over_blocks(lambda block: product(policy, params, *block, v), (data, weight), v)

@@ -320,23 +320,43 @@ def test_blocks_of_any_size_give_the_whole_product(mode, case, block, keep):
 
 
 @equation("PG-105")
-@pytest.mark.parametrize("keep", [False, True])
-def test_blocks_hold_no_more_samples_than_asked(rng, keep):
-    """What keeps the memory bounded: the policy never sees the whole batch."""
-    seen, inner = [], categorical()
+@pytest.mark.parametrize(("actions", "keep", "by"), [(3, False, "pass"), (3, True, "factors"), (2, False, "factors"), (2, True, "factors")])
+def test_blocks_hold_no_more_samples_than_asked(rng, actions, keep, by):
+    """What keeps the memory bounded: the policy never sees the whole batch. A single combination needs no pass of its own."""
+    seen, inner = [], policies.categorical(nets.mlp([2, 3, actions], dtype=tf.float64), actions, dtype=tf.float64)
 
-    def watched(function):
+    def watched(function, name):
         def call(params, observation, *rest):
-            seen.append(observation.shape[0])
+            seen.append((name, observation.shape[0]))
             return function(params, observation, *rest)
 
         return call
 
     params = random_like(inner.init(SEED), rng)
-    net = inner.net._replace(factors=watched(inner.net.factors))
-    policy, observation = inner._replace(parameters=watched(inner.parameters), net=net), tf.constant(rng.normal(size=[SAMPLES, 2]))
+    net = inner.net._replace(factors=watched(inner.net.factors, "factors"))
+    policy, observation = inner._replace(parameters=watched(inner.parameters, "pass"), net=net), tf.constant(rng.normal(size=[SAMPLES, 2]))
     by_blocks(policy, params, observation, tf.constant(WEIGHT), 4, keep, params)
-    assert seen == [4, 4]
+    assert seen == [(by, 4), (by, 4)]
+
+
+@equation("PG-105")
+@pytest.mark.parametrize("block", [1, 4, 6])
+@pytest.mark.parametrize("make", ["two actions", "one number"])
+def test_a_single_combination_makes_its_factors_for_each_product(mode, rng, make, block):
+    """R = 1: the difference of two logits, and the only mean of a Gaussian, whose deviation the network does not know."""
+    net = lambda outputs: nets.mlp([2, 4, 3, outputs], dtype=tf.float64)  # noqa: E731
+    policy = {
+        "two actions": lambda: policies.categorical(net(2), 2, dtype=tf.float64),
+        "one number": lambda: policies.gaussian(net(1), [-1.0], [2.0], dtype=tf.float64),
+    }[make]()
+    params, v = (random_like(policy.init(SEED), rng) for _ in range(2))
+    observation, weight = tf.constant(rng.normal(size=[SAMPLES, 2])), tf.constant(WEIGHT)
+    assert gradients.combined(policy, params) == 1
+    expected = gradients.fisher_vector_product(policy, params, observation, weight, v)
+    found = mode(lambda v: by_blocks(policy, params, observation, weight, block, False, v))(v)
+    tf.nest.assert_same_structure(found, params)
+    np.testing.assert_allclose(flat(found), flat(expected), rtol=1e-11, atol=1e-14)
+    assert np.abs(flat(found)).max() > 1e-2
 
 
 @equation("PG-105")
