@@ -166,11 +166,18 @@ def seeds(count: int, apart: bool) -> Side:
 
 TRPO = {"n_steps": 256, "batch_size": 256, "n_critic_updates": 5, "cg_max_steps": 10, "cg_damping": 0.1, "sub_sampling_factor": 1}
 PPO = {"n_steps": 32, "batch_size": 256, "n_epochs": 20, "gae_lambda": 0.8, "gamma": 0.98, "ent_coef": 0.0, "learning_rate": 1e-3}
-HOPPER = {"n_steps": 1024, "batch_size": 128, "n_critic_updates": 20, "cg_max_steps": 25, "cg_damping": 0.1, "sub_sampling_factor": 1}
+HOPPER = {"batch_size": 128, "n_critic_updates": 20, "cg_max_steps": 25, "cg_damping": 0.1, "sub_sampling_factor": 1}
 OURS_PPO = ["--envs=8", "--horizon=32", "--epochs=20", "--minibatches=1", "--critic_epochs=20", "--critic_minibatches=1"]
 OURS_PPO += ["--gae_lambda=0.8", "--discount=0.98"]
 OURS_A2C = ["--envs=8", "--horizon=5", "--n_steps=5", "--critic_epochs=1", "--critic_minibatches=1"]
-OURS_HOPPER = ["--env=Hopper-v4", "--envs=2", "--horizon=1024", "--cg_iterations=25", "--critic_epochs=20", "--critic_minibatches=16"]
+OURS_HOPPER = ["--env=Hopper-v4", "--cg_iterations=25", "--critic_epochs=20", "--critic_minibatches=16"]
+
+
+def hopper(envs: int, horizon: int, *engine: str) -> tuple[Side, Side]:
+    """Both sides of TRPO on Hopper-v4, whose simulator is gymnasium's unless an engine is named."""
+    ours = tfpg(6, "--algo=trpo", *engine, *OURS_HOPPER, f"--envs={envs}", f"--horizon={horizon}")
+    return ours, sb3("trpo", 4, {**HOPPER, "n_steps": horizon}, "Hopper-v4", envs, normalize=1)
+
 
 CASES = [
     Case("npg_small", "steps/s", 1.3, tfpg(40, "--envs=64", "--horizon=128"), jax(64, 40), "NPG in graph, 64 x 128; JAX"),
@@ -182,16 +189,12 @@ CASES = [
     ),
     Case("ppo", "steps/s", 3, tfpg(100, "--algo=ppo", "--engine=sync", *OURS_PPO), sb3("ppo", 50, PPO), "PPO, CartPole, 8 x 32; SB3"),
     Case("a2c", "steps/s", 3, tfpg(400, "--algo=a2c", "--engine=sync", *OURS_A2C), sb3("a2c", 400, {}), "A2C, CartPole, 8 x 5; SB3"),
+    Case("hopper", "steps/s", 2, *hopper(8, 256), "TRPO, Hopper-v4, 8 x 256; sb3-contrib"),
+    Case("envpool", "steps/s", 4, *hopper(8, 256, "--engine=envpool"), "the same through EnvPool; sb3-contrib", long=True),
+    Case("hopper_two", "steps/s", 2, *hopper(2, 1024), "TRPO, Hopper-v4, 2 x 1024; sb3-contrib", long=True),
+    Case("envpool_two", "steps/s", 4, *hopper(2, 1024, "--engine=envpool"), "the same through EnvPool; sb3-contrib", long=True),
     Case(
-        "hopper", "steps/s", 2, tfpg(6, "--algo=trpo", *OURS_HOPPER), sb3("trpo", 4, HOPPER, "Hopper-v4", 2, normalize=1),
-        "TRPO, Hopper-v4, 2 x 1024; sb3-contrib",
-    ),
-    Case(
-        "envpool", "steps/s", 4, tfpg(6, "--algo=trpo", "--engine=envpool", *OURS_HOPPER),
-        sb3("trpo", 4, HOPPER, "Hopper-v4", 2, normalize=1), "the same through EnvPool; sb3-contrib", long=True,
-    ),
-    Case(
-        "simulator", "s", 0.65, *halves("simulate", "4", "--algo=trpo", *OURS_HOPPER),
+        "simulator", "s", 0.65, *halves("simulate", "4", "--algo=trpo", *OURS_HOPPER, "--envs=2", "--horizon=1024"),
         "collecting from Hopper-v4, 2 x 1024; of it inside the simulator", True,
     ),
     Case("solved_first", "s", 1.0, solved("none"), peer_solved, "CartPole solved and exported, from nothing; sb3-contrib TRPO", True),

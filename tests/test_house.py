@@ -77,6 +77,7 @@ FLOORS = {
         "build",
         "engines",
         "acting",
+        "bundles",
         "traces",
         "unroll",
         "train",

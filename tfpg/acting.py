@@ -100,7 +100,8 @@ def program(function: Callable[..., Nest], like: TrainState, *examples: np.ndarr
         leaves = tf.nest.flatten((state.policy, state.observations))
         if bind is not None:
             return bind(leaves)
-        return lambda *arrays: [output.numpy() for output in run([*leaves, *arrays])]
+        fixed = [tf.convert_to_tensor(leaf) for leaf in leaves]
+        return lambda *arrays: [output.numpy() for output in run([*fixed, *map(tf.constant, arrays)])]
 
     return use
 

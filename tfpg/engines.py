@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from tfpg import acting, demonstrations, evaluate
 from tfpg.algorithms import natural, needs_critic, needs_others, weighs_wholes, whole_episodes
+from tfpg.bundles import in_bundles
 from tfpg.config import Config
 from tfpg.envs import IN_GRAPH
 from tfpg.envs.gym import ENGINES, Care, VectorEnvironment
@@ -34,6 +35,7 @@ class Engine(NamedTuple):
     """How one iteration is made, whoever simulates. `carry` is what the simulation must remember between iterations.
 
     `begin(seed [2]) -> carry`, `iterate(state, carry, seed [2], pace []) -> state, carry, metrics`,
+    where state may be of arrays, and metrics numbers, as well as tensors;
     `evaluate(state, seed [2], episodes) -> returns [episodes]`, `prepare(state, seed [2]) -> state` before the first iteration of a run.
     """
 
@@ -141,7 +143,8 @@ def python_engine(config: Config, name: str, learner: Learner, time_limit: int, 
         state, metrics = update(state, trajectory, seed, pace)
         return state, {**episodes, **metrics}
 
-    explore, learn = direct(draw, "draw"), direct(study if in_pieces else piece(study), "study")
+    explore = direct(draw, "draw")
+    learn = direct(study, "study") if in_pieces else in_bundles(study, lambda f: direct(piece(f), "study"))
     begun_with: list[tf.Tensor] = []
 
     def begin(seed: tf.Tensor) -> Nest:

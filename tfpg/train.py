@@ -112,8 +112,8 @@ class Run:
         """Collects and updates once, and returns the iteration's row of metrics."""
         begun = time.perf_counter()
         seed = tf.constant([self.iterate_word, self.counters.iteration])  # what folding in the iteration gives, without an operation
-        state, carry, tensors = self.parts.engine.iterate(self.state, self.carry, seed, tf.constant(self.pace()))
-        row: Row = {name: tensor.numpy().item() for name, tensor in tensors.items()}
+        state, carry, found = self.parts.engine.iterate(self.state, self.carry, seed, tf.constant(self.pace()))
+        row: Row = {name: x if isinstance(x, (int, float)) else x.numpy().item() for name, x in found.items()}
         seconds = time.perf_counter() - begun
         if math.isnan(self.first_iteration_seconds):
             self.first_iteration_seconds = seconds

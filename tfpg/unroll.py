@@ -116,7 +116,7 @@ def planned(graph: Any, fixed: int) -> Plan | None:
     return plan
 
 
-def unrolled(program: Any, fixed: int) -> Callable[[Sequence[tf.Tensor]], Callable[..., list[np.ndarray]]] | None:
+def unrolled(program: Any, fixed: int) -> Callable[[Sequence[Any]], Callable[..., list[np.ndarray]]] | None:
     """`bind(first arguments) -> call(*the other arrays) -> outputs`, or None if the program cannot be unrolled.
 
     Args: program: a concrete function; fixed: how many arguments come first: what depends on them alone is computed once.
@@ -132,8 +132,8 @@ def unrolled(program: Any, fixed: int) -> Callable[[Sequence[tf.Tensor]], Callab
                 values[slot] = what(*[values[k] for k in given])
         return values
 
-    def bind(leaves: Sequence[tf.Tensor]) -> Callable[..., list[np.ndarray]]:
-        bound = done(plan.once, [*(leaf.numpy() for leaf in leaves[:fixed]), *plan.start[fixed:]])
+    def bind(leaves: Sequence[Any]) -> Callable[..., list[np.ndarray]]:
+        bound = done(plan.once, [*map(np.asarray, leaves[:fixed]), *plan.start[fixed:]])
 
         def call(*arrays: np.ndarray) -> list[np.ndarray]:
             values = bound.copy()

@@ -1,0 +1,110 @@
+"""Many small arrays as few long ones, one for each type of number.
+
+To start a compiled program takes two to three microseconds for each array that goes in or comes out, and ten to make a tensor of an array.
+A training state has dozens of arrays; of a small network and a small batch they take longer than the arithmetic.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from tfpg import acting, trees
+from tfpg.types import Nest
+
+Bundle = dict[str, Any]
+"""Name of a type -> vector of all leaves of that type, in order."""
+
+
+class Place(NamedTuple):
+    kind: str
+    begin: int
+    end: int
+    shape: tuple[int, ...]
+
+
+def places(like: Nest) -> list[Place]:
+    """Where each leaf of a nest of tensors or arrays lies in its bundle."""
+    found, used = [], dict[str, int]()
+    for leaf in tf.nest.flatten(like):
+        kind, shape = leaf.dtype.name, tuple(leaf.shape)
+        begin = used.get(kind, 0)
+        used[kind] = begin + math.prod(shape)
+        found.append(Place(kind, begin, used[kind], shape))
+    return found
+
+
+def opener(like: Nest) -> Callable[[Bundle], Nest]:
+    """bundle -> the nest, shaped like `like`, of tensors or, as the bundle is, of views of arrays."""
+    where, pack = places(like), trees.packer(like)
+
+    def opened(bundle: Bundle) -> Nest:
+        reshape: Callable[..., Any] = np.reshape if isinstance(next(iter(bundle.values())), np.ndarray) else tf.reshape
+        return pack(reshape(bundle[kind][begin:end], shape) for kind, begin, end, shape in where)
+
+    return opened
+
+
+def bundle(nest: Nest) -> Bundle:
+    """A nest of tensors as a bundle."""
+    leaves = tf.nest.flatten(nest)
+    kinds = {leaf.dtype.name: [other for other in leaves if other.dtype == leaf.dtype] for leaf in leaves}
+    return {kind: trees.flatten(of) for kind, of in kinds.items()}
+
+
+def gatherer(like: Nest) -> Callable[[Nest], Bundle]:
+    """nest, shaped like `like`, of arrays, or of tensors outside of a program -> its bundle, of tensors."""
+    kinds: dict[str, list[int]] = {}
+    for k, place in enumerate(places(like)):
+        kinds.setdefault(place.kind, []).append(k)
+
+    def gathered(nest: Nest) -> Bundle:
+        leaves = tf.nest.flatten(nest)
+        return {kind: tf.constant(np.concatenate([leaves[k] for k in of], axis=None)) for kind, of in kinds.items()}
+
+    return gathered
+
+
+def named(scalars: dict[str, tf.Tensor]) -> Bundle:
+    """Scalars as vectors, one for each type, each under the names of what is in it."""
+    kinds: dict[tf.DType, list[str]] = {}
+    for name, scalar in scalars.items():
+        kinds.setdefault(scalar.dtype, []).append(name)
+    return {" ".join(names): tf.stack([scalars[name] for name in names]) for names in kinds.values()}
+
+
+def numbers(told: Bundle) -> dict[str, Any]:
+    """What `named` put together, as numbers of Python."""
+    return {name: value for names, vector in told.items() for name, value in zip(names.split(), vector.numpy().tolist(), strict=True)}
+
+
+Learn = Callable[..., tuple[Nest, dict[str, Any]]]
+
+
+def in_bundles(learn: Learn, make: Callable[[Callable[..., Nest]], Callable[..., Nest]]) -> Learn:
+    """learn(state, data, *more) -> state, scalars, as a program whose state, data and scalars pass in bundles.
+
+    The state that it gave last is known to it as a bundle, and need not be put together again.
+    Args: make: makes a program of a function. Returns: learn of tensors or arrays, whose state comes as arrays, and scalars as numbers.
+    """
+
+    def begin(state: Nest, data: Nest, *_: Any) -> Learn:
+        state_of, data_of, of_state, of_data = opener(state), opener(data), gatherer(state), gatherer(data)
+
+        def inside(before: Bundle, batch: Bundle, *more: Any) -> tuple[Bundle, Bundle]:
+            after, scalars = learn(state_of(before), data_of(batch), *more)
+            return bundle(after), named(scalars)
+
+        program, last = make(inside), [state, of_state(state)]
+
+        def call(state: Nest, data: Nest, *more: Any) -> tuple[Nest, dict[str, Any]]:
+            before = last[1] if state is last[0] else of_state(state)
+            after, told = program(before, of_data(data), *more)
+            last[:] = state_of({kind: vector.numpy() for kind, vector in after.items()}), after
+            return last[0], numbers(told)
+
+        return call
+
+    return acting.at_first_call(begin)
