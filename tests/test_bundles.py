@@ -43,7 +43,8 @@ def test_scalars_come_back_as_numbers_under_their_names():
     told = bundles.named({"kl": tf.constant(0.5), "steps": tf.constant(2**24 + 1), "return_mean": tf.constant(float("nan"))})
     numbers = bundles.numbers(told)
     assert numbers == {"kl": 0.5, "steps": 2**24 + 1, "return_mean": pytest.approx(float("nan"), nan_ok=True)}
-    assert type(numbers["steps"]) is int and type(numbers["kl"]) is float
+    assert type(numbers["steps"]) is int
+    assert type(numbers["kl"]) is float
 
 
 def test_a_state_of_another_hand_is_taken_as_it_is():
@@ -63,13 +64,15 @@ def test_a_state_of_another_hand_is_taken_as_it_is():
     again, _ = add(first, {"d": np.float32([1, 1])}, tf.constant(1.0))
     np.testing.assert_array_equal(again["x"], [2, 3])
     np.testing.assert_array_equal(add(second, {"d": np.float32([0, 0])}, tf.constant(1.0))[0]["x"], [21, 42])
-    assert told == {"sum": 3.0} and len(programs) == 1
+    assert told == {"sum": 3.0}
+    assert len(programs) == 1
 
 
 @pytest.mark.parametrize("algo", ["a2c", "ppo", "reinforce"])
 def test_iterations_in_bundles_are_those_without(algo, monkeypatch):
     """To the bit, where the programs are run operation by operation."""
-    flags = {"algo": algo, "engine": "sync", "envs": 4, "horizon": 20, "hidden": "8", "jit": "false", "minibatches": 1, "critic_minibatches": 2}
+    sizes = {"envs": 4, "horizon": 20, "hidden": "8", "minibatches": 1, "critic_minibatches": 2}
+    flags = {"algo": algo, "engine": "sync", "jit": "false", **sizes}
     found = []
     for plain in (False, True):
         if plain:

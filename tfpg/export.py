@@ -44,8 +44,8 @@ def fingerprint(state: TrainState) -> str:
     """SHA-256 of what decides how a policy acts: its parameters and the statistics of observations, with their shapes and types."""
     digest = hashlib.sha256()
     for leaf in tf.nest.flatten((state.policy, state.observations)):
-        digest.update(f"{leaf.dtype.name} {leaf.shape.as_list()}\n".encode())
-        digest.update(leaf.numpy().tobytes())
+        digest.update(f"{leaf.dtype.name} {list(leaf.shape)}\n".encode())
+        digest.update(np.asarray(leaf).tobytes())
     return digest.hexdigest()
 
 

@@ -64,7 +64,7 @@ def _within(name: str, x: tf.Tensor, part: Part | None) -> tf.Tensor:
 
 def _constants(nest: Nest) -> Callable[[], Nest]:
     """The numbers of a nest, to be put into whatever graph asks for them."""
-    leaves = [leaf.numpy() for leaf in tf.nest.flatten(nest)]
+    leaves = [np.asarray(leaf) for leaf in tf.nest.flatten(nest)]
     return lambda: tf.nest.pack_sequence_as(nest, [tf.constant(leaf) for leaf in leaves])
 
 
@@ -204,7 +204,7 @@ def examples(state: TrainState, spaces: Spaces, inputs: dict[str, tf.TensorSpec]
         if name == "observation" and spaces.pixels:
             return draw.integers(0, 256, shape).astype(dtype)
         if name == "observation" and hasattr(state.observations, "mean"):
-            mean, variance = (x.numpy() for x in (state.observations.mean, state.observations.variance))
+            mean, variance = map(np.asarray, (state.observations.mean, state.observations.variance))
             return (mean + np.sqrt(variance) * draw.standard_normal(shape)).astype(dtype)
         if spec.dtype.is_floating and name != "observation":
             return draw.standard_normal(shape).astype(dtype)
