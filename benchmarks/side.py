@@ -20,7 +20,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from run import configure, lean, quiet  # noqa: E402
+from run import configure, lean, quiet, spare  # noqa: E402
 from tfpg.programs import kept  # noqa: E402
 
 
@@ -197,6 +197,7 @@ def serve(batch: int) -> dict[str, Any]:
 
 def main() -> None:
     work, *rest = sys.argv[1:]
+    spare()
     with quiet(), lean():
         import tensorflow  # noqa: F401
     with_flags: dict[str, Callable[..., dict[str, Any]]] = {"train": train, "simulate": simulate, "update": update}

@@ -1,6 +1,7 @@
 """The command line: every mistake is one sentence and exit code 2, and nothing is left behind."""
 
 import dataclasses
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -220,6 +221,31 @@ with run.lean():
 assert gc.get_freeze_count() <= aside
 """
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, cwd=ROOT)
+
+
+@pytest.mark.skipif("glibc" not in platform.libc_ver(), reason="another library allocates")
+def test_large_arrays_have_pages_of_their_own():
+    """After one of 30 MB was given back, glibc by itself would cut one of 20 MB from a heap."""
+    code = """
+import ctypes, sys, run
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.malloc.argtypes, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_size_t], [ctypes.c_void_p]
+
+class Info(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_int) for name in "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost".split()]
+
+libc.mallinfo.restype = Info
+if "spare" in sys.argv:
+    run.spare()
+libc.free(libc.malloc(30 << 20))
+before = libc.mallinfo().hblks
+libc.malloc(20 << 20)
+print(libc.mallinfo().hblks - before)
+"""
+    apart = [
+        subprocess.run([sys.executable, "-c", code, *given], check=True, capture_output=True, cwd=ROOT).stdout for given in ([], ["spare"])
+    ]
+    assert [int(each) for each in apart] == [0, 1]
 
 
 @pytest.mark.parametrize(
