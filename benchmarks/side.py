@@ -8,6 +8,7 @@ side.py serve BATCH                     an exported policy beside the compiled f
 """
 
 import json
+import math
 import os
 import statistics
 import sys
@@ -57,7 +58,7 @@ def train(iterations: int, arguments: list[str]) -> dict[str, Any]:
         begun = time.perf_counter()
         rows.append(run.iterate())
         spent.append(time.perf_counter() - begun)
-    parameters = sum(leaf.shape.num_elements() for leaf in tf.nest.flatten((run.state.policy, run.state.value)))
+    parameters = sum(math.prod(leaf.shape) for leaf in tf.nest.flatten((run.state.policy, run.state.value)))
     returns = [row["return_mean"] for row in rows if row["return_mean"] == row["return_mean"]]
     run.parts.engine.close()
     return {"first": first, "seconds": spent, "steps": rows[-1]["steps"] - rows[-2]["steps"], "parameters": parameters, "returns": returns}
