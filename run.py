@@ -169,10 +169,13 @@ LARGE = 8 << 20  # bytes
 def spare() -> None:
     """Has glibc, where that is what allocates, give arrays of LARGE and more pages of their own, and give these back.
 
-    By itself it does so less and less, and cuts them from heaps, where pieces of a large batch lie between others and take more.
+    By itself it does so less and less, and cuts them from heaps, where pieces of a large batch lie between others and take more. What is
+    smaller it keeps for what is asked for next, as by itself it would after a while.
     """
     with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).mallopt(-3, LARGE)  # M_MMAP_THRESHOLD
+        libc = ctypes.CDLL(None)
+        libc.mallopt(-3, LARGE)  # M_MMAP_THRESHOLD
+        libc.mallopt(-1, 8 * LARGE)  # M_TRIM_THRESHOLD
 
 
 def place(device: str) -> str:
