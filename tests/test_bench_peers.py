@@ -46,8 +46,8 @@ def test_both_sides_of_a_case_have_as_many_parameters_and_steps():
     assert (bench_peers.TRPO["n_critic_updates"], bench_peers.TRPO["cg_max_steps"], bench_peers.TRPO["cg_damping"]) == (5, 10, 0.1)
     assert "--minibatches=1" in bench_peers.OURS_PPO
     assert bench_peers.PPO["n_steps"] * 8 == bench_peers.PPO["batch_size"]
-    minibatches = 8 * 256 // bench_peers.HOPPER["batch_size"]
-    assert f"--critic_minibatches={minibatches}" in bench_peers.OURS_HOPPER
+    assert 8 * 256 / bench_peers.HOPPER["batch_size"] == 2 * 1024 / bench_peers.HOPPER["batch_size"] == 16
+    assert "--critic_minibatches=16" in bench_peers.OURS_HOPPER
 
 
 def test_what_one_process_measures_is_measured_once_for_each_pair(monkeypatch):

@@ -47,32 +47,35 @@ def opener(like: Nest) -> Callable[[Bundle], Nest]:
     return opened
 
 
+def kinds(leaves: list[Any]) -> dict[str, list[int]]:
+    """Name of a type -> which leaves are of it, in order."""
+    found: dict[str, list[int]] = {}
+    for k, leaf in enumerate(leaves):
+        found.setdefault(leaf.dtype.name, []).append(k)
+    return found
+
+
 def bundle(nest: Nest) -> Bundle:
     """A nest of tensors as a bundle."""
     leaves = tf.nest.flatten(nest)
-    kinds = {leaf.dtype.name: [other for other in leaves if other.dtype == leaf.dtype] for leaf in leaves}
-    return {kind: trees.flatten(of) for kind, of in kinds.items()}
+    return {kind: trees.flatten([leaves[k] for k in of]) for kind, of in kinds(leaves).items()}
 
 
 def gatherer(like: Nest) -> Callable[[Nest], Bundle]:
     """nest, shaped like `like`, of arrays, or of tensors outside of a program -> its bundle, of tensors."""
-    kinds: dict[str, list[int]] = {}
-    for k, place in enumerate(places(like)):
-        kinds.setdefault(place.kind, []).append(k)
+    known = kinds(tf.nest.flatten(like))  # once: an array takes longer to tell its type than to be copied
 
     def gathered(nest: Nest) -> Bundle:
         leaves = tf.nest.flatten(nest)
-        return {kind: tf.constant(np.concatenate([leaves[k] for k in of], axis=None)) for kind, of in kinds.items()}
+        return {kind: tf.constant(np.concatenate([leaves[k] for k in of], axis=None)) for kind, of in known.items()}
 
     return gathered
 
 
 def named(scalars: dict[str, tf.Tensor]) -> Bundle:
     """Scalars as vectors, one for each type, each under the names of what is in it."""
-    kinds: dict[tf.DType, list[str]] = {}
-    for name, scalar in scalars.items():
-        kinds.setdefault(scalar.dtype, []).append(name)
-    return {" ".join(names): tf.stack([scalars[name] for name in names]) for names in kinds.values()}
+    names, leaves = list(scalars), list(scalars.values())
+    return {" ".join(names[k] for k in of): tf.stack([leaves[k] for k in of]) for of in kinds(leaves).values()}
 
 
 def numbers(told: Bundle) -> dict[str, Any]:
