@@ -146,9 +146,25 @@ def test_a_manifest_of_the_first_format_had_no_seal(tmp_path):
     assert_is(checkpoint.latest(tmp_path, lambda _: state(0), repair=True), 3)
 
 
+def test_a_checkpoint_of_the_second_format_held_objects(tmp_path):
+    path = save(tmp_path, 3)
+    tf.train.Checkpoint(leaves=[tf.Variable(leaf) for leaf in tf.nest.flatten(state(3))]).write(str(path / "state"))
+    change_manifest(path, format=2, files={file.name: checkpoint._digest(file) for file in path.glob("state.*")})
+    assert "_CHECKPOINTABLE_OBJECT_GRAPH" in dict(tf.train.list_variables(str(path / "state")))
+    assert_is(checkpoint.latest(tmp_path, lambda _: state(0), repair=True), 3)
+
+
+def test_tensorflow_reads_it_by_itself(tmp_path):
+    reader = tf.train.load_checkpoint(str(save(tmp_path, 3) / "state"))
+    leaves = tf.nest.flatten(state(3))
+    assert len(reader.get_variable_to_shape_map()) == len(leaves)
+    for k, leaf in enumerate(leaves):
+        np.testing.assert_array_equal(reader.get_tensor(f"leaves/{k}/.ATTRIBUTES/VARIABLE_VALUE"), leaf)
+
+
 def test_a_format_of_the_future_is_named(tmp_path):
     change_manifest(save(tmp_path, 3), format=7)
-    with pytest.raises(RunFault, match="3 is of format 7, which a later tfpg wrote: this one reads up to 2"):
+    with pytest.raises(RunFault, match="3 is of format 7, which a later tfpg wrote: this one reads up to 3"):
         checkpoint.latest(tmp_path, lambda _: state(0), repair=True)
     assert names(tmp_path) == ["3"]
 
@@ -191,10 +207,10 @@ def test_a_save_that_died_midway_is_swept_away(tmp_path):
 def test_a_save_that_fails_leaves_the_last_one(call, tmp_path, monkeypatch):
     save(tmp_path, 1)
 
-    def fail(*_):
+    def fail(*_, **__):
         raise OSError(28, "No space left on device")
 
-    target = {"write": (tf.train.Checkpoint, "write"), "rename": (checkpoint.Path, "rename")}[call]
+    target = {"write": (tf.raw_ops, "SaveV2"), "rename": (checkpoint.Path, "rename")}[call]
     with monkeypatch.context() as patch:
         patch.setattr(*target, fail)
         with pytest.raises(RunFault, match=r"2 cannot be written.*No space left"):

@@ -86,9 +86,20 @@ def test_both_metric_files_hold_the_same_rows(finished):
 
 def test_events_are_written_where_tensorboard_is_installed(finished):
     (events,) = (finished[0] / "tensorboard").iterdir()
-    records = [tf.compat.v1.Event.FromString(record.numpy()) for record in tf.data.TFRecordDataset(str(events))]
-    tags = {value.tag for record in records for value in record.summary.value}
-    assert {"return_mean", "kl", "entropy"} <= tags
+    _, *records = [tf.compat.v1.Event.FromString(record.numpy()) for record in tf.data.TFRecordDataset(str(events))]
+    rows = metrics.read(finished[0])
+    assert [record.step for record in records] == [row["steps"] for row in rows]
+    for record, row in zip(records, rows, strict=True):
+        told = {value.tag: tf.make_ndarray(value.tensor).item() for value in record.summary.value}
+        assert {value.metadata.plugin_data.plugin_name for value in record.summary.value} == {"scalars"}
+        assert told == {name: np.float32(value) for name, value in row.items() if value is not None}
+
+
+def test_tensorboard_reads_the_events(finished):
+    reading = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    found = reading.EventAccumulator(str(finished[0] / "tensorboard")).Reload()
+    told = [(event.step, event.tensor_proto.float_val[0]) for event in found.Tensors("kl")]
+    assert told == [(row["steps"], np.float32(row["kl"])) for row in metrics.read(finished[0])]
 
 
 def test_the_flags_it_left_repeat_the_run_to_the_bit(finished, tmp_path):

@@ -1,6 +1,6 @@
 """Checkpoints: a nest of tensors on disk, complete or not there at all.
 
-    checkpoints/<iteration>/state.index, state.data-*   TensorFlow's own format, with checksums
+    checkpoints/<iteration>/state.index, state.data-*   TensorFlow's own format, with checksums: tf.train.load_checkpoint reads it
     checkpoints/<iteration>/manifest.json               shapes, types, SHA-256 of each file, the run's counters, and SHA-256 of all that
 
 A checkpoint is written beside its place, flushed to disk, and renamed: the rename is the commit. Reading takes the newest one whose
@@ -23,13 +23,18 @@ from tfpg.types import Nest
 Like = Callable[[dict[str, Any]], Nest]
 """A nest that is shaped as the state of a checkpoint with these counters."""
 KEEP = 3
-FORMAT = 2  # of the manifest; the first one had no digest of itself
+FORMAT = 3  # the first had no digest of its manifest; the second a graph of objects among its tensors
 # What wrong content raises, before TensorFlow reads a byte of it.
 DAMAGE = (ValueError, KeyError, TypeError, AttributeError, FileNotFoundError, NotADirectoryError, IsADirectoryError)
 
 
 def _digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _names(leaves: list[Any]) -> dict[str, list[str]]:
+    """What TensorFlow calls the leaves of a state in its files, and that it is about all of each."""
+    return {"tensor_names": [f"leaves/{k}/.ATTRIBUTES/VARIABLE_VALUE" for k in range(len(leaves))], "shape_and_slices": [""] * len(leaves)}
 
 
 def _sealed(manifest: dict[str, Any]) -> dict[str, Any]:
@@ -58,8 +63,9 @@ def save(directory: Path, number: int, state: Nest, counters: dict[str, Any], ma
         shutil.rmtree(temporary, ignore_errors=True)
         directory.mkdir(exist_ok=True)
         temporary.mkdir()
-        variables = [tf.Variable(leaf, trainable=False) for leaf in tf.nest.flatten(state)]
-        tf.train.Checkpoint(leaves=variables).write(str(temporary / "state"))
+        leaves = [tf.convert_to_tensor(leaf) for leaf in tf.nest.flatten(state)]
+        with tf.device("/CPU:0"):
+            tf.raw_ops.SaveV2(prefix=str(temporary / "state"), **_names(leaves), tensors=leaves)
         files = {path.name: _digest(path) for path in temporary.iterdir()}
         manifest = {"format": FORMAT, "leaves": _describe(state), "files": files, "counters": counters, "made_with": made_with or {}}
         (temporary / "manifest.json").write_text(json.dumps(_sealed(manifest), indent=1))
@@ -79,7 +85,7 @@ def read(path: Path, like: Like) -> tuple[Nest, dict[str, Any]]:
     manifest = json.loads((path / "manifest.json").read_text())
     if manifest["format"] != 1 and manifest != _sealed(manifest):
         raise ValueError("manifest.json is not what was written")
-    if manifest["format"] not in (1, FORMAT):
+    if manifest["format"] not in range(1, FORMAT + 1):
         raise RunFault(f"{path} is of format {manifest['format']}, which a later tfpg wrote: this one reads up to {FORMAT}.")
     for name, digest in manifest["files"].items():
         if Path(name).name != name or _digest(path / name) != digest:
@@ -90,12 +96,13 @@ def read(path: Path, like: Like) -> tuple[Nest, dict[str, Any]]:
     expected = like(counters)
     if manifest["leaves"] != _describe(expected):
         raise Misfit(f"{path} holds another network or algorithm than the run's flags describe.")
-    variables = [tf.Variable(tf.zeros_like(leaf), trainable=False) for leaf in tf.nest.flatten(expected)]
+    types = [leaf.dtype for leaf in tf.nest.flatten(expected)]
     try:
-        tf.train.Checkpoint(leaves=variables).read(str(path / "state")).assert_consumed()
+        with tf.device("/CPU:0"):
+            leaves = tf.raw_ops.RestoreV2(prefix=str(path / "state"), **_names(types), dtypes=types)
     except tf.errors.OpError as error:
         raise RunFault(f"{path} cannot be read: {why(error)}") from error
-    return tf.nest.pack_sequence_as(expected, [tf.convert_to_tensor(variable) for variable in variables]), counters
+    return tf.nest.pack_sequence_as(expected, [tf.identity(leaf) for leaf in leaves]), counters
 
 
 def made_with(directory: Path) -> dict[str, str]:

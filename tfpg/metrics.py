@@ -84,9 +84,7 @@ class Log:
             import tensorflow as tf
 
             with self.events.as_default(step=row["steps"]):
-                for name, value in row.items():
-                    if value is not None:
-                        tf.summary.scalar(name, value)
+                tf.summary.experimental.write_raw_pb(_summary(row))
         return row
 
     @contextlib.contextmanager
@@ -132,6 +130,21 @@ def _events(directory: Path) -> Any:
     import tensorflow as tf
 
     return tf.summary.create_file_writer(str(directory))
+
+
+def _summary(row: Row) -> bytes:
+    """A row as TensorBoard's scalars, all in one message: an operation for each takes six times as long."""
+    from tensorflow.core.framework import summary_pb2
+
+    found = summary_pb2.Summary()
+    for name, value in row.items():
+        if value is not None:
+            each = found.value.add(tag=name)
+            each.metadata.plugin_data.plugin_name = "scalars"
+            each.tensor.dtype = 1  # DT_FLOAT
+            each.tensor.tensor_shape.SetInParent()
+            each.tensor.float_val.append(value)
+    return found.SerializeToString()
 
 
 def _row(line: bytes) -> Row | None:
