@@ -1,5 +1,9 @@
 """A program for acting is the function that it was made of, for whatever state it is used with."""
 
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -55,3 +59,22 @@ def test_memory_is_kept_where_an_episode_runs():
     np.testing.assert_array_equal(kept, [[1, 2], [0, 0], [5, 6]])
     assert kept.dtype == np.float32
     assert acting.keep(np.array([True]), []) == []
+
+
+def test_threads_that_come_together_make_one_program():
+    made, together = [], threading.Barrier(2)
+
+    def begin(x):
+        made.append(x)
+        time.sleep(0.1)
+        return lambda x: -x
+
+    call = acting.at_first_call(begin)
+
+    def come(x):
+        together.wait()
+        return call(x)
+
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(come, (1, 2))) == [-1, -2]
+    assert len(made) == 1

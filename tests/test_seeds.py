@@ -4,14 +4,18 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import tensorflow as tf
-from program import assert_same_run, call, process, start_and_stop
+from program import ROOT, assert_same_run, call, process, start_and_stop
 
-from tfpg import engines, metrics, statistics
+from tfpg import engines, metrics, seeds, statistics, train
+from tfpg.errors import RunFault, Stopped
 
+LONG = 512_000
 SMALL = ["--hidden=8", "--envs=4", "--horizon=32", "--total_steps=512", "--eval_episodes=5", "--tensorboard=false"]
 
 
@@ -26,10 +30,12 @@ def test_it_says_what_it_does_and_reads_the_result_aloud(three):
     directory, done = three
     assert done.stderr == ""
     first, description, header, *lines, learned, judged, where = done.stdout.splitlines()
-    assert "3 runs, seeds 4 to 6" in first
+    assert "3 runs, seeds 4 to 6, 3 at a time" in first
     assert str(directory / "seed4") in description
     assert done.stdout.count(header) == 1
     assert told("\n".join(lines)) == ["4", "5", "6"]
+    assert header.split()[:2] == ["seed", "steps"]
+    assert {tuple(line.split()[:2]) for line in lines if not line.startswith("Seed")} >= {("4", "512"), ("5", "512"), ("6", "512")}
     assert "npg learned CartPole-v1 with 3 seeds, 1,536 steps in all" in learned
     summary = json.loads((directory / "summary.json").read_text())
     assert f"{summary['evaluation']['interquartile_mean']:,.1f}, the interquartile mean" in judged
@@ -72,12 +78,48 @@ def test_so_it_is_through_gymnasium_and_with_what_learners_remember(tmp_path, ca
 
 def test_a_signal_stops_all_of_them_and_is_told_for_all(tmp_path):
     directory = tmp_path / "stopped"
-    flags = [*SMALL, "--seed=4", "--num_seeds=3", "--total_steps=512000", f"--workdir={directory}"]
+    flags = [*SMALL, "--seed=4", "--num_seeds=5", f"--total_steps={LONG}", f"--workdir={directory}"]
     code, out, err = start_and_stop(directory / "seed4", signal.SIGTERM, *flags)
     assert (code, err) == (143, "")
     assert f"python run.py --resume --workdir={directory}\n" in out
-    assert not (directory / "seed5").exists()
-    assert not (directory / "summary.json").exists()
+    steps = [json.loads(saved.read_text())["counters"]["steps"] for saved in directory.glob("seed*/checkpoints/*/manifest.json")]
+    assert f"after {sum(steps):,} steps, saved" in out
+    assert (min(steps) > 0, max(steps) < LONG) == (True, True)
+    assert not {"seed7", "seed8", "summary.json"} & {path.name for path in directory.iterdir()}
+
+
+def test_a_signal_waits_until_all_is_saved_and_not_longer():
+    before = signal.getsignal(signal.SIGTERM)
+    with train.Interrupt() as interrupt:
+        with interrupt.raising():
+            pass
+        signal.raise_signal(signal.SIGTERM)
+        assert interrupt.signal == signal.SIGTERM
+        assert signal.getsignal(signal.SIGTERM) is before  # a second one acts as usual
+        with interrupt.raising():
+            assert signal.getsignal(signal.SIGTERM) is before
+    with train.Interrupt() as interrupt:
+        with pytest.raises(Stopped), interrupt.raising():
+            signal.raise_signal(signal.SIGTERM)
+        assert interrupt.signal == signal.SIGTERM
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_what_fails_ends_the_others_which_are_saved(tmp_path, capfd, monkeypatch):
+    directory, opened = tmp_path / "failed", seeds.open_seed
+
+    def open_seed(config, directory, parts, seed):
+        if seed == 5:
+            raise RunFault("the disk is full.")
+        return opened(config, directory, parts, seed)
+
+    monkeypatch.setattr(seeds, "open_seed", open_seed)
+    flags = [*SMALL, "--jit=false", "--seed=4", "--num_seeds=5", f"--workdir={directory}"]
+    code, _, err = call(capfd, *flags, f"--total_steps={LONG}")
+    assert (code, err) == (1, "run.py: the disk is full.\n")
+    (saved,) = directory.glob("seed4/checkpoints/*/manifest.json")
+    assert json.loads(saved.read_text())["counters"]["steps"] < LONG
+    assert not {"seed7", "seed8", "summary.json"} & {path.name for path in directory.iterdir()}
 
 
 def as_it_was_when_killed(done, directory):
@@ -89,8 +131,8 @@ def as_it_was_when_killed(done, directory):
 
 
 def told(out):
-    """The seeds whose results are told."""
-    return [line.split()[1] for line in out.splitlines() if line.startswith("Seed ")]
+    """The seeds whose results are told, in their order: which is told first is a matter of time."""
+    return sorted(line.split()[1] for line in out.splitlines() if line.startswith("Seed "))
 
 
 def test_what_was_killed_goes_on_where_it_was(three, tmp_path, capfd):
@@ -135,6 +177,20 @@ def test_what_takes_one_run_says_which_there_are(mode, three, capfd):
     assert code == 2
     assert f"--mode={mode} takes one run" in err
     assert f"{three[0]}/seed4" in err
+
+
+def test_every_thread_computes_where_the_run_does(tmp_path):
+    program = (
+        "import json, sys, run, tensorflow as tf\n"
+        "(cpu,) = tf.config.list_physical_devices('CPU')\n"
+        "tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)\n"
+        "run.place = lambda _: '/CPU:1'\n"
+        "sys.exit(run.execute(sys.argv[1:]))"
+    )
+    flags = [*SMALL, "--jit=false", "--num_seeds=2", f"--workdir={tmp_path}/second"]
+    subprocess.run([sys.executable, "-c", program, *flags], cwd=ROOT, check=True, capture_output=True)
+    summaries = [json.loads((tmp_path / "second" / f"seed{seed}" / "summary.json").read_text()) for seed in (0, 1)]
+    assert [summary["device"] for summary in summaries] == ["CPU:1", "CPU:1"]
 
 
 def test_too_little_memory_leaves_nothing(tmp_path, capfd, monkeypatch):

@@ -1,5 +1,6 @@
 """Acting from Python: programs that are called once for each step or batch, with so little to do that the call itself is what costs."""
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -67,12 +68,15 @@ def direct(function: Callable[..., Nest], _name: str = "") -> Callable[..., Nest
 
 
 def at_first_call(begin: Callable[..., Callable[..., Nest]]) -> Callable[..., Nest]:
-    """A function that its first arguments make, once."""
+    """A function that its first arguments make, once, whichever thread brings them."""
     made: list[Callable[..., Nest]] = []
+    making = threading.Lock()
 
     def call(*given: Nest) -> Nest:
         if not made:
-            made.append(begin(*given))
+            with making:
+                if not made:
+                    made.append(begin(*given))
         return made[0](*given)
 
     return call

@@ -87,9 +87,8 @@ def graph_engine(config: Config, environment: Environment, learner: Learner, dir
     judges: dict[int, Callable[..., tf.Tensor]] = {}
 
     def judge(state: TrainState, seed: tf.Tensor, episodes: int) -> np.ndarray:
-        if episodes not in judges:
-            judges[episodes] = direct(piece(evaluate.in_graph(environment, learner, episodes)), f"judge {episodes}")
-        return judges[episodes](state, seed).numpy()
+        play = judges.setdefault(episodes, direct(piece(evaluate.in_graph(environment, learner, episodes)), f"judge {episodes}"))
+        return play(state, seed).numpy()
 
     begin = lambda seed: start(environment, learner, n, seed)  # noqa: E731
     return Engine("graph", n, horizon, begin, direct(iterate, "iterate"), judge, lambda: None)

@@ -29,10 +29,9 @@ def cell(value: Any, width: int, digits: int) -> str:
 
 
 class Progress:
-    """A table that grows as a run does: live (the last line rewrites itself) on a terminal, plain lines elsewhere, or nothing.
+    """A table that grows as runs do: live (the last line rewrites itself) on a terminal, plain lines elsewhere, or nothing.
 
-    The return shown is that of the last iteration in which an episode finished. Of `runs` that follow each other each has its share of
-    the lines, and a last one of its own.
+    Each of `runs` has its share of the lines, a last one of its own, and its seed before them where there are several.
     """
 
     def __init__(self, mode: str, total_steps: int, runs: int = 1) -> None:
@@ -40,45 +39,52 @@ class Progress:
         self.mode = ("live" if terminal else "plain") if mode == "auto" else mode
         self.total, self.clear = total_steps, "\r\033[K" if self.mode == "live" else ""
         self.stays = max(1, (LIVE_ROWS if self.mode == "live" else PLAIN_LINES) // runs)
-        self.headed, self.drawn = False, 0.0
+        self.label = (lambda name: f"{name:>6} ") if runs > 1 else lambda _: ""
 
     def begin(self) -> None:
-        """A run begins: above the first goes the head of the table."""
+        """The head of the table."""
+        self.say(self.label("seed") + HEADER)
+        if self.mode == "live":
+            self.show("  compiling, which takes a few seconds ...")
+
+    def show(self, text: str) -> None:
+        """Prints what stays until something else is printed. In one piece, as runs side by side need it."""
+        print(self.clear + text, end="", flush=True)
+
+    def say(self, sentence: str) -> None:
+        """Prints a sentence on a line of its own."""
+        if self.mode != "none":
+            self.show(f"{sentence}\n")
+
+
+class Lines:
+    """The lines of one run in the table. The return shown is that of the last iteration in which an episode finished."""
+
+    def __init__(self, table: Progress, seed: int) -> None:
+        self.table, self.total, self.label = table, table.total, table.label(seed)
         self.returned: float | None = None
-        self.first, self.shown, self.started = -1, 0, 0.0
-        if self.mode != "none" and not self.headed:
-            print(HEADER, flush=True)
-            if self.mode == "live":
-                print("  compiling, which takes a few seconds ...", end="", flush=True)
-        self.headed = True
+        self.first, self.shown, self.started, self.drawn = -1, 0, 0.0, 0.0
 
     def _line(self, row: Row) -> str:
         elapsed, done = time.monotonic() - self.started, row["steps"] - self.first
         left = duration(elapsed * max(0, self.total - row["steps"]) / done) if done > 0 else "-"
         kl = cell(row["kl"], 0, 4) + ("" if row["kl_radius"] is None else f" / {row['kl_radius']:.4f}")
         numbers = f"{row['steps']:>10,} {row['episodes']:>9,} {cell(self.returned, 9, 1)} {kl:>15} {cell(row['entropy'], 8, 3)}"
-        return f"{numbers} {cell(row['explained_variance'], 8, 2)} {cell(row['steps_per_second'], 9, 0)} {left:>8}"
+        return f"{self.label}{numbers} {cell(row['explained_variance'], 8, 2)} {cell(row['steps_per_second'], 9, 0)} {left:>8}"
 
     def update(self, row: Row) -> None:
         """Shows one row of metrics, when it is time to."""
         if row["return_mean"] is not None:
             self.returned = row["return_mean"]
-        if self.mode == "none":
-            return
         if self.first < 0:
             self.first, self.started = row["steps"], time.monotonic()
-        due = row["steps"] * self.stays // self.total
+        due = row["steps"] * self.table.stays // self.total
         if due > self.shown or row["steps"] >= self.total:
             self.shown = due
-            print(self.clear + self._line(row), flush=True)
-        elif self.mode == "live" and time.monotonic() - self.drawn > 0.1:
+            self.table.say(self._line(row))
+        elif self.table.mode == "live" and time.monotonic() - self.drawn > 0.1:
             self.drawn = time.monotonic()
-            print(self.clear + self._line(row), end="", flush=True)
-
-    def say(self, sentence: str) -> None:
-        """Prints a sentence on a line of its own."""
-        if self.mode != "none":
-            print(self.clear + sentence, flush=True)
+            self.table.show(self._line(row))
 
 
 def learning_curve(path: Path, rows: list[Row], title: str) -> None:
@@ -161,8 +167,9 @@ def read_all_aloud(summary: dict[str, Any], directory: Path) -> str:
     judged = summary["evaluation"]
     low, high = judged["band"]
     return (
-        f"{summary['algo']} learned {summary['env']} with {len(summary['seeds'])} seeds, {summary['steps']:,} steps in all, "
-        f"in {duration(summary['wall_seconds'])}.\nThe greedy policies return {judged['interquartile_mean']:,.1f}, the interquartile mean "
+        f"{summary['algo']} learned {summary['env']} with {len(summary['seeds'])} seeds, {summary['steps']:,} steps in all; "
+        f"their times of training add up to {duration(summary['wall_seconds'])}.\n"
+        f"The greedy policies return {judged['interquartile_mean']:,.1f}, the interquartile mean "
         f"over seeds (95 % band {low:,.1f} to {high:,.1f}); seed {judged['worst_seed']} returns least, {judged['worst']:,.1f}.\n"
         f"Each run is in {directory}/seed<K>, their learning curve in {directory / 'learning_curve.png'}."
     )

@@ -1,4 +1,6 @@
-"""Runs that differ in their seed alone, one after another in one program: what is compiled for the first serves them all.
+"""Runs that differ in their seed alone, in one program: what is compiled for the first serves them all.
+
+In graph three are made at a time: one alone leaves cores idle while it collects, and Python has one while it draws and exports.
 
 <workdir>/run.flags, summary.json, learning_curve.png    of all together
 <workdir>/seed<K>/                                       a run like any other, equal to one that is made by itself
@@ -7,6 +9,10 @@
 import dataclasses
 import json
 import shutil
+import signal
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +23,9 @@ from tfpg.build import Setup
 from tfpg.config import Config
 from tfpg.files import numbered
 from tfpg.metrics import read
-from tfpg.train import Run, describe, finished, learn, opened, stopped, write_json
+from tfpg.train import Interrupt, Run, describe, finished, learn, opened, stopped, write_json
+
+AT_ONCE = 3
 
 
 def open_seed(config: Config, directory: Path, parts: Setup, seed: int) -> Run:
@@ -35,25 +43,50 @@ def train(config: Config, directory: Path, parts: Setup) -> int:
     """Trains with each seed, and leaves a directory for each and one summary. Returns the exit code: 0, or 128 + signal."""
     progress = report.Progress(config.progress, config.total_steps, config.num_seeds)
     seeds = range(config.seed, config.seed + config.num_seeds)
-    for seed in seeds:
+    at_once = min(AT_ONCE, len(seeds)) if parts.engine.name == "graph" else 1
+    with _enough_memory(directory, seeds[0]):
+        first = open_seed(config, directory, parts, seeds[0])
+    if config.resume:
+        workdir.change(config, first.counters.steps)
+    how = f"{at_once} at a time" if at_once > 1 else "one after another"
+    print(f"{len(seeds)} runs, seeds {seeds[0]} to {seeds[-1]}, {how}. The first:\n{describe(first)}", flush=True)
+    progress.begin()
+    where = tf.zeros([]).device  # each thread has to be told
+
+    def make(seed: int) -> int:
+        """Makes the run of a seed. Returns how many steps it has."""
+        if interrupt.signal:
+            return 0
         try:
-            run = open_seed(config, directory, parts, seed)
-            if seed == seeds[0]:
-                if config.resume:
-                    workdir.change(config, run.counters.steps)
-                print(f"{len(seeds)} runs, seeds {seeds[0]} to {seeds[-1]}, one after another. The first:\n{describe(run)}", flush=True)
-            number = 0 if finished(run) else learn(run, progress, lambda summary: progress.say(_line(summary)))
-        except (tf.errors.ResourceExhaustedError, MemoryError):
-            workdir.discard(directory / f"seed{seed}", [directory.absolute()])
+            with tf.device(where), _enough_memory(directory, seed):
+                run = first if seed == seeds[0] else open_seed(config, directory, parts, seed)
+                if not finished(run):
+                    learn(run, progress, interrupt, lambda summary: progress.say(_line(summary)))
+                return run.counters.steps
+        except BaseException:
+            interrupt.signal = interrupt.signal or signal.SIGTERM  # it ends the others too
             raise
-        if number:
-            return stopped(number, run, progress, directory)
+
+    with Interrupt() as interrupt, ThreadPoolExecutor(at_once) as threads:
+        steps = sum((threads.map if at_once > 1 else map)(make, seeds))
+    if interrupt.signal:
+        return stopped(interrupt.signal, steps, progress, directory)
     summary = summarise(directory, seeds)
     write_json(directory / "summary.json", summary)
     title = f"{config.algo} on {config.env}, {len(seeds)} seeds"
     report.common_learning_curve(directory / "learning_curve.png", [read(directory / f"seed{seed}") for seed in seeds], title)
     print(report.read_all_aloud(summary, directory))
     return 0
+
+
+@contextmanager
+def _enough_memory(directory: Path, seed: int) -> Iterator[None]:
+    """A run for which there is not leaves nothing."""
+    try:
+        yield
+    except (tf.errors.ResourceExhaustedError, MemoryError):
+        workdir.discard(directory / f"seed{seed}", [directory.absolute()])
+        raise
 
 
 def _line(summary: dict[str, Any]) -> str:

@@ -6,8 +6,10 @@ import math
 import os
 import platform
 import signal
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -30,6 +32,8 @@ DEFAULT_EVAL_EVERY = 10  # iterations, when --stop_at_return asks for evaluation
 
 PURPOSES = ("progress", "result", "evaluate", "collect")
 
+FINISHING = threading.Lock()  # what draws and what exports is not made for threads
+
 
 @dataclasses.dataclass
 class Counters:
@@ -44,28 +48,41 @@ class Counters:
 
 
 class Interrupt:
-    """Remembers SIGINT and SIGTERM instead of dying of them. A second one acts as usual."""
+    """Inside, SIGINT and SIGTERM are remembered instead of died of. A second one acts as usual. Made in the main thread, asked by any."""
 
     def __init__(self) -> None:
         self.signal = 0
-        self.before = {number: signal.signal(number, self._remember) for number in (signal.SIGINT, signal.SIGTERM)}
+        self.before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def _handle(self, handler: Callable[[int, FrameType | None], None]) -> None:
+        for number in self.before:
+            signal.signal(number, handler)
 
     def _remember(self, number: int, _frame: FrameType | None) -> None:
         self.signal = number
-        self.restore()
-
-    def raise_from_now(self) -> None:
-        """Everything is saved: a signal need not wait any longer, and raises Stopped."""
-        for number in self.before:
-            signal.signal(number, self._raise)
+        self.__exit__()
 
     def _raise(self, number: int, _frame: FrameType | None) -> None:
         self._remember(number, None)
         raise Stopped
 
-    def restore(self) -> None:
+    def __enter__(self) -> "Interrupt":
+        self._handle(self._remember)
+        return self
+
+    def __exit__(self, *_: object) -> None:
         for number, handler in self.before.items():
             signal.signal(number, handler)
+
+    @contextmanager
+    def raising(self) -> Iterator[None]:
+        """Inside, everything is saved, and a signal raises Stopped. In another thread than the main one it waits all the same."""
+        here = threading.current_thread() is threading.main_thread()
+        if here and not self.signal:
+            self._handle(self._raise)
+        yield
+        if here and not self.signal:
+            self._handle(self._remember)
 
 
 class Run:
@@ -185,7 +202,7 @@ def loop(run: Run, log: Log, progress: report.Progress, interrupt: Interrupt) ->
     """
     config, wanted = run.config, not math.isnan(run.config.stop_at_return)
     eval_every = config.eval_every or (DEFAULT_EVAL_EVERY if wanted else 0)
-    solved = reached(run)
+    solved, lines = reached(run), report.Lines(progress, config.seed)
     try:
         while run.counters.steps < config.total_steps and not solved and not interrupt.signal:
             row = run.iterate()
@@ -194,7 +211,7 @@ def loop(run: Run, log: Log, progress: report.Progress, interrupt: Interrupt) ->
                     row["eval_return"] = run.evaluate()
                     solved = wanted and row["eval_return"] >= config.stop_at_return
             finally:
-                progress.update(log.write(row))
+                lines.update(log.write(row))
             if run.counters.iteration % config.checkpoint_every == 0:
                 log.sync()
                 run.save()
@@ -332,33 +349,28 @@ def opened(config: Config, directory: Path, parts: Setup) -> Run:
     return run
 
 
-def learn(run: Run, progress: report.Progress, tell: Callable[[dict[str, Any]], None]) -> int:
-    """Trains until the run is complete and `tell` has told its summary: 0. Or until a signal asks to stop, all saved: its number."""
+def learn(run: Run, progress: report.Progress, interrupt: Interrupt, tell: Callable[[dict[str, Any]], None]) -> None:
+    """Trains until the run is complete and `tell` has told its summary, or until a signal asks to stop, all saved."""
     config, parts = run.config, run.parts
     if not config.resume:
         run.state = parts.engine.prepare(run.state, run.begin_seed)
-    interrupt = Interrupt()
     log = Log(run.directory, keep=run.counters.iteration, tensorboard=config.tensorboard)
-    progress.begin()
     try:
         loop(run, log, progress, interrupt)
         if not interrupt.signal:
-            interrupt.raise_from_now()
-            policy = export(run.directory / "policy", parts.learner, run.selected()[0], parts.spaces, about(run))
-            tell(finish(run, policy))
-            return 0
+            with interrupt.raising(), FINISHING:
+                policy = export(run.directory / "policy", parts.learner, run.selected()[0], parts.spaces, about(run))
+                tell(finish(run, policy))
     except Stopped:
         pass
     finally:
-        interrupt.restore()
         log.close()
         parts.engine.close()
-    return interrupt.signal
 
 
-def stopped(number: int, run: Run, progress: report.Progress, directory: Path) -> int:
+def stopped(number: int, steps: int, progress: report.Progress, directory: Path) -> int:
     """Says how to go on after a signal. Returns the exit code, 128 + signal."""
-    print(f"{progress.clear}Stopped by {signal.Signals(number).name} after {run.counters.steps:,} steps, saved. Go on with:")
+    print(f"{progress.clear}Stopped by {signal.Signals(number).name} after {steps:,} steps, saved. Go on with:")
     print(f"  python run.py --resume --workdir={directory}", flush=True)
     return 128 + number
 
@@ -373,8 +385,10 @@ def train(config: Config, directory: Path, parts: Setup) -> int:
         return 0
     print(describe(run), flush=True)
     progress = report.Progress(config.progress, config.total_steps)
-    number = learn(run, progress, lambda summary: print(report.read_aloud(summary, directory)))
-    return stopped(number, run, progress, directory) if number else 0
+    progress.begin()
+    with Interrupt() as interrupt:
+        learn(run, progress, interrupt, lambda summary: print(report.read_aloud(summary, directory)))
+    return stopped(interrupt.signal, run.counters.steps, progress, directory) if interrupt.signal else 0
 
 
 def evaluate_run(config: Config, directory: Path, parts: Setup) -> int:
