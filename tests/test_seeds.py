@@ -179,6 +179,13 @@ def test_what_takes_one_run_says_which_there_are(mode, three, capfd):
     assert f"{three[0]}/seed4" in err
 
 
+@pytest.mark.parametrize(("large", "told"), [(128, "one after another"), (129, "2 at a time")])
+def test_large_batches_have_the_machine_for_themselves(large, told, tmp_path, capfd, monkeypatch):
+    monkeypatch.setattr(seeds, "LARGE", large)
+    code, out, _ = call(capfd, *SMALL, "--jit=false", "--num_seeds=2", f"--workdir={tmp_path}/two")
+    assert (code, f"2 runs, seeds 0 to 1, {told}." in out) == (0, True)
+
+
 def test_every_thread_computes_where_the_run_does(tmp_path):
     program = (
         "import json, sys, run, tensorflow as tf\n"

@@ -1,6 +1,6 @@
 """Runs that differ in their seed alone, in one program: what is compiled for the first serves them all.
 
-In graph three are made at a time: one alone leaves cores idle while it collects, and Python has one while it draws and exports.
+In graph, if batches are small, three are made at a time: one alone leaves cores idle while it collects, draws and exports.
 
 <workdir>/run.flags, summary.json, learning_curve.png    of all together
 <workdir>/seed<K>/                                       a run like any other, equal to one that is made by itself
@@ -26,6 +26,7 @@ from tfpg.metrics import read
 from tfpg.train import Interrupt, Run, describe, finished, learn, opened, stopped, write_json
 
 AT_ONCE = 3
+LARGE = 100_000  # samples of a batch that needs the cores, and the memory, for itself
 
 
 def open_seed(config: Config, directory: Path, parts: Setup, seed: int) -> Run:
@@ -43,7 +44,8 @@ def train(config: Config, directory: Path, parts: Setup) -> int:
     """Trains with each seed, and leaves a directory for each and one summary. Returns the exit code: 0, or 128 + signal."""
     progress = report.Progress(config.progress, config.total_steps, config.num_seeds)
     seeds = range(config.seed, config.seed + config.num_seeds)
-    at_once = min(AT_ONCE, len(seeds)) if parts.engine.name == "graph" else 1
+    engine = parts.engine
+    at_once = min(AT_ONCE, len(seeds)) if engine.name == "graph" and engine.envs * engine.horizon < LARGE else 1
     with _enough_memory(directory, seeds[0]):
         first = open_seed(config, directory, parts, seeds[0])
     if config.resume:
