@@ -67,7 +67,7 @@ def save(directory: Path, number: int, state: Nest, counters: dict[str, Any], ma
         with tf.device("/CPU:0"):
             tf.raw_ops.SaveV2(prefix=str(temporary / "state"), **_names(leaves), tensors=leaves)
         files = {path.name: _digest(path) for path in temporary.iterdir()}
-        manifest = {"format": FORMAT, "leaves": _describe(state), "files": files, "counters": counters, "made_with": made_with or {}}
+        manifest = {"format": FORMAT, "leaves": _describe(leaves), "files": files, "counters": counters, "made_with": made_with or {}}
         (temporary / "manifest.json").write_text(json.dumps(_sealed(manifest), indent=1))
         commit(temporary, final)
     except (tf.errors.OpError, OSError) as error:

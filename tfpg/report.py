@@ -61,13 +61,13 @@ class Lines:
     """The lines of one run in the table. The return shown is that of the last iteration in which an episode finished."""
 
     def __init__(self, table: Progress, seed: int) -> None:
-        self.table, self.total, self.label = table, table.total, table.label(seed)
+        self.table, self.label = table, table.label(seed)
         self.returned: float | None = None
         self.first, self.shown, self.started, self.drawn = -1, 0, 0.0, 0.0
 
     def _line(self, row: Row) -> str:
         elapsed, done = time.monotonic() - self.started, row["steps"] - self.first
-        left = duration(elapsed * max(0, self.total - row["steps"]) / done) if done > 0 else "-"
+        left = duration(elapsed * max(0, self.table.total - row["steps"]) / done) if done > 0 else "-"
         kl = cell(row["kl"], 0, 4) + ("" if row["kl_radius"] is None else f" / {row['kl_radius']:.4f}")
         numbers = f"{row['steps']:>10,} {row['episodes']:>9,} {cell(self.returned, 9, 1)} {kl:>15} {cell(row['entropy'], 8, 3)}"
         return f"{self.label}{numbers} {cell(row['explained_variance'], 8, 2)} {cell(row['steps_per_second'], 9, 0)} {left:>8}"
@@ -78,8 +78,8 @@ class Lines:
             self.returned = row["return_mean"]
         if self.first < 0:
             self.first, self.started = row["steps"], time.monotonic()
-        due = row["steps"] * self.table.stays // self.total
-        if due > self.shown or row["steps"] >= self.total:
+        due = row["steps"] * self.table.stays // self.table.total
+        if due > self.shown or row["steps"] >= self.table.total:
             self.shown = due
             self.table.say(self._line(row))
         elif self.table.mode == "live" and time.monotonic() - self.drawn > 0.1:

@@ -60,7 +60,7 @@ class Interrupt:
 
     def _remember(self, number: int, _frame: FrameType | None) -> None:
         self.signal = number
-        self.__exit__()
+        self.restore()
 
     def _raise(self, number: int, _frame: FrameType | None) -> None:
         self._remember(number, None)
@@ -71,6 +71,9 @@ class Interrupt:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.restore()
+
+    def restore(self) -> None:
         for number, handler in self.before.items():
             signal.signal(number, handler)
 
