@@ -53,6 +53,27 @@ def test_a_direct_program_is_its_function_nests_and_captured_tensors_included():
     assert len(traced) == 1 + 4  # once for the program, and as often as it was called here
 
 
+def test_what_is_drawn_ahead_is_what_would_be_drawn_in_turn():
+    """To the bit; and a seed of another run, or an earlier one, is not answered with what was drawn for the last."""
+    started = []
+
+    def draw(seed):
+        return tf.random.stateless_normal([2, 3], seed), {"next": tf.random.experimental.stateless_fold_in(seed, 7)}
+
+    def make(function, _):
+        program = acting.direct(function)
+        return lambda seeds: started.append(seeds.shape[0]) or program(seeds)
+
+    drawn = acting.ahead(draw, (tf.float32, {"next": tf.int32}), 4, make)
+    seeds = [[5, k] for k in range(6)] + [[9, 6], [9, 5], [9, 6], [5, 3]]
+    for seed in seeds:
+        found, expected = drawn(np.int32(seed)), draw(tf.constant(seed))
+        tf.nest.assert_same_structure(found, expected)
+        for one, other in zip(tf.nest.flatten(found), tf.nest.flatten(expected), strict=True):
+            np.testing.assert_array_equal(one, other)
+    assert started == [4] * 5  # at [5, 0], [5, 4], [9, 6], [9, 5], [5, 3]
+
+
 def test_memory_is_kept_where_an_episode_runs():
     memory = [np.float32([[1, 2], [3, 4], [5, 6]])]
     (kept,) = acting.keep(np.array([True, False, True]), memory)

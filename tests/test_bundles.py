@@ -39,6 +39,22 @@ def test_inside_of_a_program_the_bundle_is_the_same():
         same(program(tensors), bundles.gatherer(NEST)(NEST))
 
 
+WIDE = {**NEST, "wide": np.array([1 / 3, np.nan]), "narrow": np.int8([-3, 4]), "byte": np.uint8(200), "nan": np.float32([np.nan, -0.0])}
+
+
+@pytest.mark.parametrize("jit", [False, True])
+def test_a_nest_comes_back_from_its_bytes(jit):
+    """Of whatever types, and to the bit: a number that is none, and the sign of 0, are kept."""
+    written = bundles.writer(WIDE)(WIDE)
+    assert (written.dtype, written.shape.rank) == (tf.uint8, 1)
+    found = tf.function(bundles.reader(WIDE), jit_compile=jit)(written)
+    same(found, WIDE)
+    for one, other in zip(tf.nest.flatten(found), tf.nest.flatten(WIDE), strict=True):
+        assert one.numpy().tobytes() == np.asarray(other).tobytes()
+    tensors = tf.nest.map_structure(tf.constant, WIDE)
+    np.testing.assert_array_equal(bundles.writer(tensors)(tensors), written)
+
+
 def test_scalars_come_back_as_numbers_under_their_names():
     told = bundles.named({"kl": tf.constant(0.5), "steps": tf.constant(2**24 + 1), "return_mean": tf.constant(float("nan"))})
     numbers = bundles.numbers(told)

@@ -1,5 +1,6 @@
 """Acting from Python: programs that are called once for each step or batch, with so little to do that the call itself is what costs."""
 
+import operator
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -80,6 +81,25 @@ def at_first_call(begin: Callable[..., Callable[..., Nest]]) -> Callable[..., Ne
         return made[0](*given)
 
     return call
+
+
+def ahead(draw: Callable[[tf.Tensor], Nest], types: Nest, count: int, make: Direct = direct) -> Callable[[np.ndarray], Nest]:
+    """draw(seed [2]) as arrays, for seeds that count on, [w, k], [w, k + 1], ..: so many draws at once, since a program's start costs more.
+
+    Args: draw: seed [2] -> nest of tensors of these types; count: how many.
+    """
+    many = make(lambda seeds: tf.map_fn(draw, seeds, fn_output_signature=types), "draw")
+    known: dict[tuple[int, int], Nest] = {}
+
+    def drawn(seed: np.ndarray) -> Nest:
+        word, k = np.asarray(seed).tolist()
+        if (word, k) not in known:
+            found = tf.nest.map_structure(lambda x: x.numpy(), many(tf.constant([[word, k + i] for i in range(count)])))
+            known.clear()
+            known.update({(word, k + i): tf.nest.map_structure(operator.itemgetter(i), found) for i in range(count)})
+        return known[word, k]
+
+    return drawn
 
 
 def program(function: Callable[..., Nest], like: TrainState, *examples: np.ndarray, unroll: bool = False) -> Callable[[TrainState], Call]:

@@ -1,4 +1,4 @@
-"""Many small arrays as few long ones, one for each type of number.
+"""Many small arrays as few long ones: one for each type of number, or a single one of bytes.
 
 To start a compiled program takes two to three microseconds for each array that goes in or comes out, and ten to make a tensor of an array.
 A training state has dozens of arrays; of a small network and a small batch they take longer than the arithmetic.
@@ -41,8 +41,9 @@ def opener(like: Nest) -> Callable[[Bundle], Nest]:
     where, pack = places(like), trees.packer(like)
 
     def opened(bundle: Bundle) -> Nest:
-        reshape: Callable[..., Any] = np.reshape if isinstance(next(iter(bundle.values())), np.ndarray) else tf.reshape
-        return pack(reshape(bundle[kind][begin:end], shape) for kind, begin, end, shape in where)
+        if isinstance(next(iter(bundle.values())), np.ndarray):
+            return pack(np.ndarray(shape, x.dtype, x, begin * x.itemsize) for kind, begin, _, shape in where for x in [bundle[kind]])
+        return pack(tf.reshape(bundle[kind][begin:end], shape) for kind, begin, end, shape in where)
 
     return opened
 
@@ -72,6 +73,32 @@ def gatherer(like: Nest) -> Callable[[Nest], Bundle]:
     return gathered
 
 
+def writer(like: Nest) -> Callable[[Nest], tf.Tensor]:
+    """nest, shaped like `like`, of arrays, or of tensors outside of a program -> all of it as bytes [B], type after type."""
+    known = kinds(tf.nest.flatten(like)).values()
+
+    def written(nest: Nest) -> tf.Tensor:
+        leaves = tf.nest.flatten(nest)
+        return tf.constant(np.concatenate([np.concatenate([leaves[k] for k in of], axis=None).view(np.uint8) for of in known]))
+
+    return written
+
+
+def reader(like: Nest) -> Callable[[tf.Tensor], Nest]:
+    """The nest of tensors, shaped like `like`, of its bytes [B]."""
+    opened, sizes = opener(like), {place.kind: place.end for place in places(like)}
+
+    def read(written: tf.Tensor) -> Nest:
+        bundle, begin = Bundle(), 0
+        for kind, count in sizes.items():
+            width = tf.as_dtype(kind).size
+            part, begin = written[begin : begin + count * width], begin + count * width
+            bundle[kind] = tf.cast(part, kind) if width == 1 else tf.bitcast(tf.reshape(part, [count, width]), kind)
+        return opened(bundle)
+
+    return read
+
+
 def named(scalars: dict[str, tf.Tensor]) -> Bundle:
     """Scalars as vectors, one for each type, each under the names of what is in it."""
     names, leaves = list(scalars), list(scalars.values())
@@ -87,24 +114,24 @@ Learn = Callable[..., tuple[Nest, dict[str, Any]]]
 
 
 def in_bundles(learn: Learn, make: Callable[[Callable[..., Nest]], Callable[..., Nest]]) -> Learn:
-    """learn(state, data, *more) -> state, scalars, as a program whose state, data and scalars pass in bundles.
+    """learn(state, *data) -> state, scalars, as a program whose state and scalars pass in bundles, and whose data as bytes.
 
     The state that it gave last is known to it as a bundle, and need not be put together again.
     Args: make: makes a program of a function. Returns: learn of tensors or arrays, whose state comes as arrays, and scalars as numbers.
     """
 
-    def begin(state: Nest, data: Nest, *_: Any) -> Learn:
-        state_of, data_of, of_state, of_data = opener(state), opener(data), gatherer(state), gatherer(data)
+    def begin(state: Nest, *data: Nest) -> Learn:
+        state_of, data_of, of_state, of_data = opener(state), reader(data), gatherer(state), writer(data)
 
-        def inside(before: Bundle, batch: Bundle, *more: Any) -> tuple[Bundle, Bundle]:
-            after, scalars = learn(state_of(before), data_of(batch), *more)
+        def inside(before: Bundle, written: tf.Tensor) -> tuple[Bundle, Bundle]:
+            after, scalars = learn(state_of(before), *data_of(written))
             return bundle(after), named(scalars)
 
         program, last = make(inside), [state, of_state(state)]
 
-        def call(state: Nest, data: Nest, *more: Any) -> tuple[Nest, dict[str, Any]]:
+        def call(state: Nest, *data: Nest) -> tuple[Nest, dict[str, Any]]:
             before = last[1] if state is last[0] else of_state(state)
-            after, told = program(before, of_data(data), *more)
+            after, told = program(before, of_data(data))
             last[:] = state_of({kind: vector.numpy() for kind, vector in after.items()}), after
             return last[0], numbers(told)
 

@@ -29,13 +29,15 @@ EVALUATION_ENVS = 10
 MOST_SAMPLES = 100_000_000
 SMALL = 512
 """Samples of a batch for which starting a program costs as much as running it: the whole update is one."""
+AHEAD = 32
+"""Iterations whose noise is drawn at once."""
 
 
 class Engine(NamedTuple):
     """How one iteration is made, whoever simulates. `carry` is what the simulation must remember between iterations.
 
     `begin(seed [2]) -> carry`, `iterate(state, carry, seed [2], pace []) -> state, carry, metrics`,
-    where state may be of arrays, and metrics numbers, as well as tensors;
+    where state, seed and pace may be arrays, and metrics numbers, as well as tensors;
     `evaluate(state, seed [2], episodes) -> returns [episodes]`, `prepare(state, seed [2]) -> state` before the first iteration of a run.
     """
 
@@ -72,6 +74,11 @@ def compiler(config: Config) -> Callable[[Callable[..., Any]], Callable[..., Any
     return functools.partial(tf.function, jit_compile=config.compiled(), autograph=False)
 
 
+def of_arrays(iterate: Callable[..., Any]) -> Callable[..., Any]:
+    """`Engine.iterate` as a program whose seed and pace are tensors."""
+    return lambda state, carry, seed, pace: iterate(state, carry, tf.constant(seed), tf.constant(pace))
+
+
 def graph_engine(config: Config, environment: Environment, learner: Learner, direct: acting.Direct = acting.direct) -> Engine:
     """Collecting and updating without leaving the graph, in compiled programs."""
     n, horizon = _sizes(config, "graph", environment.time_limit)
@@ -91,7 +98,7 @@ def graph_engine(config: Config, environment: Environment, learner: Learner, dir
         return play(state, seed).numpy()
 
     begin = lambda seed: start(environment, learner, n, seed)  # noqa: E731
-    return Engine("graph", n, horizon, begin, direct(iterate, "iterate"), judge, lambda: None)
+    return Engine("graph", n, horizon, begin, of_arrays(direct(iterate, "iterate")), judge, lambda: None)
 
 
 def _number(seed: tf.Tensor) -> int:
@@ -142,7 +149,7 @@ def python_engine(config: Config, name: str, learner: Learner, time_limit: int, 
         state, metrics = update(state, trajectory, seed, pace)
         return state, {**episodes, **metrics}
 
-    explore = direct(draw, "draw")
+    explore = acting.ahead(draw, (tf.float32, tf.int32), max(1, min(AHEAD, SMALL * AHEAD // (n * horizon))), direct)
     learn = direct(study, "study") if in_pieces else in_bundles(study, lambda f: direct(piece(f), "study"))
     begun_with: list[tf.Tensor] = []
 
@@ -164,7 +171,7 @@ def python_engine(config: Config, name: str, learner: Learner, time_limit: int, 
             environment = open_python(config, name, n, _number(begun_with[0]))
             streams.append(Stream(environment, learner, n, horizon, restarts=config.max_env_restarts))
         streams[0].opened = lambda k: reopened(tf.random.experimental.stateless_fold_in(seed, k))
-        state, metrics = learn(state, streams[0].gather(state, noise_t.numpy()), second, pace)
+        state, metrics = learn(state, streams[0].gather(state, noise_t), second, pace)
         return state, carry, metrics
 
     def judge(state: TrainState, seed: tf.Tensor, episodes: int) -> np.ndarray:

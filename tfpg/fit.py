@@ -17,9 +17,9 @@ def by_minibatches(
     Args: data: nest of [M, ...]; share [M]; order: of `minibatches.orders`. Returns: phi and the optimiser's memory.
     """
 
-    def step(rows: tf.Tensor, carry: Nest) -> Nest:
+    def step(rows: tf.Tensor | None, carry: Nest) -> Nest:
         phi, memory = carry
-        own = tf.nest.map_structure(lambda x: tf.gather(x, rows), (data, share))
+        own = (data, share) if rows is None else tf.nest.map_structure(lambda x: tf.gather(x, rows), (data, share))
         w = own[1] / tf.maximum(tf.reduce_sum(own[1]), 1e-12)
         blocks = gradients.in_blocks((own[0], w), gradients.BLOCK)
         slope = gradients.over_blocks(lambda block: gradients.gradient(lambda phi: -loss(phi, block), phi)[1], blocks, phi)

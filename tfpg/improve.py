@@ -60,9 +60,10 @@ def epochs(problem: Problem, params: Nest, memory: Nest, settings: Settings, pac
     little about the policy that is to be improved.
     """
 
-    def step(rows: tf.Tensor, carry: Nest) -> Nest:
+    def step(rows: tf.Tensor | None, carry: Nest) -> Nest:
         theta, memory, refused, least = carry
-        better, after, _ = ascend(problem.part(rows), theta, memory, settings, pace, order)
+        part = problem if rows is None else problem.part(rows)
+        better, after, _ = ascend(part, theta, memory, settings, pace, order)
         overlap = tf.cast(problem.overlap(theta), tf.float32)
         usable = overlap >= settings.least_overlap
         theta, memory = trees.select(usable, (better, after), (theta, memory))

@@ -131,8 +131,8 @@ class Run:
     def iterate(self) -> Row:
         """Collects and updates once, and returns the iteration's row of metrics."""
         begun = time.perf_counter()
-        seed = tf.constant([self.iterate_word, self.counters.iteration])  # what folding in the iteration gives, without an operation
-        state, carry, found = self.parts.engine.iterate(self.state, self.carry, seed, tf.constant(self.pace()))
+        seed = np.array([self.iterate_word, self.counters.iteration], np.int32)  # what folding in the iteration gives, without an operation
+        state, carry, found = self.parts.engine.iterate(self.state, self.carry, seed, np.float32(self.pace()))
         row: Row = {name: x if isinstance(x, (int, float)) else x.numpy().item() for name, x in found.items()}
         seconds = time.perf_counter() - begun
         if math.isnan(self.first_iteration_seconds):

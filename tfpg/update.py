@@ -97,12 +97,13 @@ def improve_model(learner: Learner, state: TrainState, found: Assessment, order:
 
 
 def finish(learner: Learner, state: TrainState, new: TrainState, trajectory: Trajectory, target: tf.Tensor) -> tuple[TrainState, tf.Tensor]:
-    """Takes the batch into the statistics, and says whether all numbers of the new state are finite."""
+    """Takes the batch into the statistics. Returns: the new state, or the old one where not all numbers of the new one are finite; and whether."""
     if learner.objective.scale_returns and not needs_critic(learner.algorithm):
         new = new._replace(targets=learner.targets.update(state.targets, flat(target), flat(trajectory.mask)))
     observed = inside(trajectory.mask, trajectory.observation)
     new = new._replace(observations=learner.observations.update(state.observations, observed, trajectory.mask))
-    return new, trees.all_finite(new)
+    sound = trees.all_finite(new)
+    return trees.select(sound, new, state), sound
 
 
 def drawn(learner: Learner, found: Assessment, seeds: Sequence[tf.Tensor]) -> tuple[Nest, Nest]:
@@ -143,7 +144,6 @@ def make_update(
             fitted, known = critic(state, found, order)  # waits for the batch alone, not for the policy
             new = new._replace(value=fitted.value, value_optimizer=fitted.value_optimizer, targets=fitted.targets)
         new, sound = last(state, new, trajectory, found.target)
-        new = tf.cond(sound, lambda: new, lambda: state)
         return new, {**metrics, **known, "skipped": 1 - tf.cast(sound, tf.float32)}
 
     return update
