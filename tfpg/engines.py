@@ -244,7 +244,7 @@ def file_engine(config: Config, learner: Learner, spaces: Spaces, make: Callable
         return state, carry, {**known, **metrics}
 
     begun = lambda state, seed: prepare(state, trajectory, seed)  # noqa: E731
-    return judge._replace(name="demonstrations", begin=lambda seed: (), iterate=iterate, prepare=begun)
+    return judge._replace(name="demonstrations", begin=lambda seed: (), iterate=of_arrays(iterate), prepare=begun)
 
 
 def make_sample(config: Config, learner: Learner, engine: str, episodes: int) -> Callable[[TrainState, tf.Tensor], Trajectory]:

@@ -97,7 +97,7 @@ def improve_model(learner: Learner, state: TrainState, found: Assessment, order:
 
 
 def finish(learner: Learner, state: TrainState, new: TrainState, trajectory: Trajectory, target: tf.Tensor) -> tuple[TrainState, tf.Tensor]:
-    """Takes the batch into the statistics. Returns: the new state, or the old one where not all numbers of the new one are finite; and whether."""
+    """Takes the batch into the statistics. Returns: the new state, or the old one if not all numbers of the new one are finite; whether."""
     if learner.objective.scale_returns and not needs_critic(learner.algorithm):
         new = new._replace(targets=learner.targets.update(state.targets, flat(target), flat(trajectory.mask)))
     observed = inside(trajectory.mask, trajectory.observation)
