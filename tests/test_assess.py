@@ -270,8 +270,8 @@ def test_the_critic_s_target_and_prediction_are_their_definitions(critic, psi, k
                 then = c["best"] if critic == "q_learning" else c.get("sampled", c["v_tp1"])
                 wanted[k, i] = float(t.reward[k, i]) + goes_on * then[k, i]
     found = assess(made, state, t, SEED)
-    np.testing.assert_allclose(found.target, wanted, rtol=2e-3, atol=2e-4)
-    np.testing.assert_allclose(found.prediction, c["q_t"] if algorithms.fits_q(made.algorithm) else c["v_t"], **CLOSE)
+    np.testing.assert_allclose(found.lesson.target, wanted, rtol=2e-3, atol=2e-4)
+    np.testing.assert_allclose(found.lesson.prediction, c["q_t"] if algorithms.fits_q(made.algorithm) else c["v_t"], **CLOSE)
 
 
 def test_every_critic_is_tried():
@@ -281,7 +281,7 @@ def test_every_critic_is_tried():
 def test_the_next_action_of_sarsa_is_drawn_from_the_policy(rng):
     """Over many seeds Q(o', a') has the mean sum_a pi Q, which is V(o')."""
     made, state, t = prepare(rng, moved=True, algo="reinforce", psi="q", critic="sarsa")
-    run = tf.function(lambda seed: assess(made, state, t, seed).target)
+    run = tf.function(lambda seed: assess(made, state, t, seed).lesson.target)
     draws = np.stack([run(tf.constant([7, k])).numpy() for k in range(600)])
     c = critics(made, state, t)
     goes_on = GAMMA * ~t.terminated.numpy()
@@ -338,7 +338,7 @@ def test_what_a_batch_holds_is_data(rng):
     with tf.GradientTape() as tape:
         tape.watch((t.reward, t.log_prob, state.value))
         found = assess(made, state, t, SEED)
-        total = sum(tf.reduce_sum(x) for x in (found.batch.psi, found.batch.log_prob, found.target, found.prediction))
+        total = sum(tf.reduce_sum(x) for x in (found.batch.psi, found.batch.log_prob, found.lesson.target, found.lesson.prediction))
     assert all(leaf is None for leaf in tf.nest.flatten(tape.gradient(total, (t.reward, t.log_prob, state.value))))
 
 

@@ -6,7 +6,7 @@ import tensorflow as tf
 from learners import SEED, N, T, begun, make, trajectory
 
 from tfpg import fit, minibatches, nets, optimizers, update, values
-from tfpg.assess import Assessment, assess, lesson, view
+from tfpg.assess import assess, lesson, view
 from tfpg.learner import Fit
 
 
@@ -155,8 +155,8 @@ def test_an_update_fits_the_model_to_what_the_networks_see(rng):
     after = np.reshape(o + o @ np.array([[-0.1, 0.3], [0.2, -0.4]]) + 0.5 * a, [T, N, 2]).astype(np.float32)
     reward = np.reshape(300 * (o @ [0.6, -0.3]) + 100 * a[:, 0], [T, N]).astype(np.float32)
     t = t._replace(next_observation=tf.constant(after), reward=tf.constant(reward))
-    found = Assessment(None, tf.where(t.mask, t.reward, 0), None, (), None, lesson(made, view(made, state, t)))
-    new, metrics = tf.function(lambda: update.improve_model(made, state, found, ordered(made.critic, T * N)))()
+    taught = lesson(made, view(made, state, t), t.reward, t.reward)
+    new, metrics = tf.function(lambda: update.improve_model(made, state, taught, ordered(made.critic, T * N)))()
     assert float(metrics["explained_variance"]) > 0.99
     mean, deviation = np.array(state.observations.mean), np.sqrt(np.array(state.observations.variance))
     z = (np.array([[1.0, 2.0]]) - mean) / deviation

@@ -24,20 +24,20 @@ class View(NamedTuple):
 
 
 class Lesson(NamedTuple):
-    """What critic and model are fitted to beside their targets. Nothing more: a program's results take memory for each sample."""
+    """What critic and model are fitted to. Nothing more: what a program is given, and what it gives, takes memory for each sample."""
 
     observation: tf.Tensor  # [T, N, O + H]
     change: Nest  # [T, N, O] to the next observation, where there is a model
     action: tf.Tensor
     mask: tf.Tensor  # [T, N]
+    target: tf.Tensor  # [T, N] of the critic; without one, what psi was before its baseline
+    prediction: tf.Tensor  # [T, N] what the critic said
 
 
 class Assessment(NamedTuple):
     """What a trajectory teaches."""
 
     batch: Batch
-    target: tf.Tensor  # [T, N] of the critic; without one, what psi was before its baseline
-    prediction: tf.Tensor  # [T, N] what the critic said
     average: Nest  # state of the moving-average baseline
     gradient: Nest | None  # grad J where it is made from scores directly
     lesson: Lesson
@@ -223,9 +223,10 @@ def estimate(learner: Learner, seen: View, c: Critique) -> tf.Tensor:
     return psi.member(learner.algorithm.psi, seen.t, c, learner.horizon)
 
 
-def lesson(learner: Learner, seen: View) -> Lesson:
+def lesson(learner: Learner, seen: View, target_t: tf.Tensor, prediction_t: tf.Tensor) -> Lesson:
     """Of what was seen, the part that is fitted to."""
-    return Lesson(seen.value, seen.value_next - seen.value if learner.model else (), seen.t.action, seen.mask)
+    target, prediction = tf.stop_gradient(inside(seen.mask, target_t)), tf.stop_gradient(inside(seen.mask, prediction_t))
+    return Lesson(seen.value, seen.value_next - seen.value if learner.model else (), seen.t.action, seen.mask, target, prediction)
 
 
 def assess(learner: Learner, state: TrainState, trajectory: Trajectory, seed: tf.Tensor) -> Assessment:
@@ -260,7 +261,6 @@ def assess(learner: Learner, state: TrainState, trajectory: Trajectory, seed: tf
         columns = columns._replace(reward=reward_t, discount=discount_t, lambda_=lambda_t, mask=mask, baseline=b_t, scale=scale_t)
     elif learner.policy.advance is None:
         columns = tf.nest.map_structure(flat, columns)
-    prediction_t = c.q_t if fits_q(row) and needs_critic(row) else inside(mask, c.v_t)
+    prediction_t = c.q_t if fits_q(row) and needs_critic(row) else c.v_t
     batch = tf.nest.map_structure(tf.stop_gradient, columns)
-    target, prediction = tf.stop_gradient(inside(mask, target_t)), tf.stop_gradient(inside(mask, prediction_t))
-    return Assessment(batch, target, prediction, average, gradient, lesson(learner, seen))
+    return Assessment(batch, average, gradient, lesson(learner, seen, target_t, prediction_t))

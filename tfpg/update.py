@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from tfpg import critics, minibatches, surrogates, trees
 from tfpg.algorithms import natural, needs_critic
-from tfpg.assess import Assessment, assess
+from tfpg.assess import Assessment, Lesson, assess
 from tfpg.fit import fit_critic, fit_model
 from tfpg.improve import IMPROVEMENTS
 from tfpg.learner import Learner, flat
@@ -67,10 +67,11 @@ def adapt_penalty(learner: Learner, state: TrainState, kl: tf.Tensor) -> TrainSt
     return state._replace(penalty=tf.clip_by_value(state.penalty * factor, 1e-6, 1e6))
 
 
-def improve_critic(learner: Learner, state: TrainState, found: Assessment, order: tf.Tensor) -> tuple[TrainState, Metrics]:
+def improve_critic(learner: Learner, state: TrainState, lesson: Lesson, order: tf.Tensor) -> tuple[TrainState, Metrics]:
     """Fits V or Q to its standardised targets, which are taken into their statistics first."""
-    target, prediction, lesson = flat(found.target), flat(found.prediction), tf.nest.map_structure(flat, found.lesson)
-    share = flat(surrogates.weights(found.lesson.mask, found.target, "step"))
+    share = flat(surrogates.weights(lesson.mask, lesson.target, "step"))
+    lesson = tf.nest.map_structure(flat, lesson)
+    target, prediction = lesson.target, lesson.prediction
     metrics = {
         "explained_variance": critics.explained_variance(prediction, target, share),
         "value_rmse": tf.sqrt(2 * critics.value_loss(prediction, target, share)),
@@ -82,12 +83,12 @@ def improve_critic(learner: Learner, state: TrainState, found: Assessment, order
     return state._replace(value=phi, value_optimizer=memory, targets=statistics), metrics
 
 
-def improve_model(learner: Learner, state: TrainState, found: Assessment, order: tf.Tensor) -> tuple[TrainState, Metrics]:
+def improve_model(learner: Learner, state: TrainState, lesson: Lesson, order: tf.Tensor) -> tuple[TrainState, Metrics]:
     """Fits the dynamics and the reward, in units of its deviation, to the batch; the policy is improved through what was learned."""
-    lesson = tf.nest.map_structure(flat, found.lesson)
-    share = flat(surrogates.weights(found.lesson.mask, found.target, "step"))
-    statistics = learner.targets.update(state.targets, flat(found.target), lesson.mask)
-    reward = learner.targets.apply(statistics, flat(found.target))
+    share = flat(surrogates.weights(lesson.mask, lesson.target, "step"))
+    lesson = tf.nest.map_structure(flat, lesson)
+    statistics = learner.targets.update(state.targets, lesson.target, lesson.mask)
+    reward = learner.targets.apply(statistics, lesson.target)
     data = (lesson.observation, lesson.action, lesson.change, reward, share)
     phi, memory = fit_model(learner, state.model, state.model_optimizer, *data, order)
     assert learner.model is not None
@@ -109,7 +110,7 @@ def finish(learner: Learner, state: TrainState, new: TrainState, trajectory: Tra
 def drawn(learner: Learner, found: Assessment, seeds: Sequence[tf.Tensor]) -> tuple[Nest, Nest]:
     """In which orders critic or model, and policy, go through the batch: samples or columns; () for what does not go in minibatches."""
     row, fit, improve = learner.algorithm, learner.critic, learner.improve
-    samples, units = found.target.shape.num_elements(), found.batch.weight.shape[-1]
+    samples, units = found.lesson.mask.shape.num_elements(), found.batch.weight.shape[-1]
     fitted, again = needs_critic(row) or learner.model is not None, row.improve == "epochs"
     critic = minibatches.orders(samples, fit.epochs, fit.minibatches, seeds[0]) if fitted else ()
     return critic, minibatches.orders(units, improve.epochs, improve.minibatches, seeds[1]) if again else ()
@@ -134,16 +135,16 @@ def make_update(
         seeds = tf.random.experimental.stateless_split(seed, 3)
         found = read(state, trajectory, seeds[0])
         order, again = drawn(learner, found, seeds[1:])
-        new, known = model(state, found, order) if learner.model else (state, {})
-        several = natural(learner.algorithm) and found.target.shape.num_elements() > learner.fisher_block
+        new, known = model(state, found.lesson, order) if learner.model else (state, {})
+        several = natural(learner.algorithm) and found.lesson.mask.shape.num_elements() > learner.fisher_block
         new, metrics = (in_parts if several else alone)(new, found, pace, seeds[2], again)
         new = adapt_penalty(learner, new, metrics["kl"])
         if learner.algorithm.surrogate == "kl_penalised":
             metrics["penalty"] = new.penalty
         if needs_critic(learner.algorithm):
-            fitted, known = critic(state, found, order)  # waits for the batch alone, not for the policy
+            fitted, known = critic(state, found.lesson, order)  # waits for the batch alone, not for the policy
             new = new._replace(value=fitted.value, value_optimizer=fitted.value_optimizer, targets=fitted.targets)
-        new, sound = last(state, new, trajectory, found.target)
+        new, sound = last(state, new, trajectory, found.lesson.target)
         return new, {**metrics, **known, "skipped": 1 - tf.cast(sound, tf.float32)}
 
     return update
