@@ -24,7 +24,7 @@ def same(x, y):
 
 
 def test_a_nest_of_arrays_comes_back_of_tensors_and_of_arrays():
-    bundle = bundles.gatherer(NEST)(NEST)
+    bundle = bundles.bundle(NEST)
     assert {kind: (vector.dtype.name, vector.shape.rank) for kind, vector in bundle.items()} == {
         kind: (kind, 1) for kind in ("float32", "int32", "bool")
     }
@@ -34,9 +34,11 @@ def test_a_nest_of_arrays_comes_back_of_tensors_and_of_arrays():
 
 
 def test_inside_of_a_program_the_bundle_is_the_same():
-    tensors = tf.nest.map_structure(tf.constant, NEST)
+    """All leaves of a type, one after another."""
+    tensors, leaves = tf.nest.map_structure(tf.constant, NEST), [np.ravel(leaf) for leaf in tf.nest.flatten(NEST)]
+    joined = {kind: np.concatenate([x for x in leaves if x.dtype.name == kind]) for kind in ("float32", "int32", "bool")}
     for program in (bundles.bundle, tf.function(bundles.bundle), tf.function(bundles.bundle, jit_compile=True)):
-        same(program(tensors), bundles.gatherer(NEST)(NEST))
+        same(program(tensors), joined)
 
 
 WIDE = {**NEST, "wide": np.array([1 / 3, np.nan]), "narrow": np.int8([-3, 4]), "byte": np.uint8(200), "nan": np.float32([np.nan, -0.0])}

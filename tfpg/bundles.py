@@ -57,25 +57,14 @@ def kinds(leaves: list[Any]) -> dict[str, list[int]]:
 
 
 def bundle(nest: Nest) -> Bundle:
-    """A nest of tensors as a bundle."""
+    """A nest of tensors, or outside of a program of arrays too, as a bundle of tensors."""
     leaves = tf.nest.flatten(nest)
     return {kind: trees.flatten([leaves[k] for k in of]) for kind, of in kinds(leaves).items()}
 
 
-def gatherer(like: Nest) -> Callable[[Nest], Bundle]:
-    """nest, shaped like `like`, of arrays, or of tensors outside of a program -> its bundle, of tensors."""
-    known = kinds(tf.nest.flatten(like))  # once: an array takes longer to tell its type than to be copied
-
-    def gathered(nest: Nest) -> Bundle:
-        leaves = tf.nest.flatten(nest)
-        return {kind: tf.constant(np.concatenate([leaves[k] for k in of], axis=None)) for kind, of in known.items()}
-
-    return gathered
-
-
 def writer(like: Nest) -> Callable[[Nest], tf.Tensor]:
     """nest, shaped like `like`, of arrays, or of tensors outside of a program -> all of it as bytes [B], type after type."""
-    known = kinds(tf.nest.flatten(like)).values()
+    known = kinds(tf.nest.flatten(like)).values()  # once: an array takes longer to tell its type than to be copied
 
     def written(nest: Nest) -> tf.Tensor:
         leaves = tf.nest.flatten(nest)
@@ -121,16 +110,16 @@ def in_bundles(learn: Learn, make: Callable[[Callable[..., Nest]], Callable[...,
     """
 
     def begin(state: Nest, *data: Nest) -> Learn:
-        state_of, data_of, of_state, of_data = opener(state), reader(data), gatherer(state), writer(data)
+        state_of, data_of, of_data = opener(state), reader(data), writer(data)
 
         def inside(before: Bundle, written: tf.Tensor) -> tuple[Bundle, Bundle]:
             after, scalars = learn(state_of(before), *data_of(written))
             return bundle(after), named(scalars)
 
-        program, last = make(inside), [state, of_state(state)]
+        program, last = make(inside), [state, bundle(state)]
 
         def call(state: Nest, *data: Nest) -> tuple[Nest, dict[str, Any]]:
-            before = last[1] if state is last[0] else of_state(state)
+            before = last[1] if state is last[0] else bundle(state)
             after, told = program(before, of_data(data))
             last[:] = state_of({kind: vector.numpy() for kind, vector in after.items()}), after
             return last[0], numbers(told)
