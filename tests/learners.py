@@ -3,7 +3,7 @@
 import numpy as np
 import tensorflow as tf
 
-from tfpg import build, learner
+from tfpg import assess, build, learner, problem
 from tfpg.config import check_values, configured
 from tfpg.normalizers import Moments
 from tfpg.types import Spaces, Trajectory
@@ -85,6 +85,12 @@ def prepare(rng, moved=False, whole=False, **changes):
     made = make(**changes)
     state = begun(made, rng if moved else None)
     return made, state, trajectory(made, state, rng, whole)
+
+
+def assessed(made, state, t, seed=SEED):
+    """What a trajectory teaches, with its batch as the losses read it."""
+    found = assess.assess(made, state, t, seed)
+    return found._replace(batch=problem.seen(made, state, problem.collected(made, t, found.batch)))
 
 
 def fill_padding(t, number):

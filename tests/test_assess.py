@@ -3,11 +3,9 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from learners import GAMMA, LAMBDA, SEED, STEPS, N, T, assert_equal, begun, episodes, fill_padding, make, prepare, trajectory
+from learners import GAMMA, LAMBDA, STEPS, N, T, assert_equal, assessed, begun, episodes, fill_padding, make, prepare, trajectory
 
-from tfpg import algorithms, gradients, learner, trees
-from tfpg import assess as assess_forms
-from tfpg.assess import assess
+from tfpg import algorithms, assess, gradients, learner, trees
 from tfpg.learner import flat
 from tfpg.types import Policy
 
@@ -143,7 +141,7 @@ def expected(made, state, t):
 
 
 def assert_psi(made, state, t):
-    found = assess(made, state, t, SEED)
+    found = assessed(made, state, t)
     psi, average = expected(made, state, t)
     assert np.abs(psi).max() > 0.5
     np.testing.assert_allclose(np.reshape(found.batch.psi, [T, N]), psi, **CLOSE)
@@ -175,7 +173,7 @@ def test_an_optimal_baseline_for_each_parameter_is_a_gradient(psi, rng):
     scale = GAMMA ** t.age.numpy().astype(float) if psi == "togo" else np.ones([T, N])
     g, c = scores(made, state, t, member(psi, "none", t, {}), scale)
     b = np.array([(others(g, i) * others(c, i)).sum(0) / np.maximum((others(g, i) ** 2).sum(0), 1e-30) for i in range(N)])
-    found = assess(made, state, t, SEED)
+    found = assessed(made, state, t)
     wanted = (c - b * g).mean(0)
     np.testing.assert_allclose(trees.flatten(found.gradient), wanted, rtol=2e-3, atol=1e-4 * np.abs(wanted).max())
     assert np.abs((b * g).mean(0)).max() > 0.1 * np.abs(wanted).max()
@@ -192,13 +190,13 @@ def test_whitening_comes_last_and_reads_valid_steps_alone(psi, whole, rng):
     plain, _ = expected(made, state, t)
     valid = t.mask.numpy()
     wanted = np.where(valid, (plain - plain[valid].mean()) / plain[valid].std(), 0)
-    np.testing.assert_allclose(np.reshape(assess(made, state, t, SEED).batch.psi, [T, N]), wanted, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(np.reshape(assessed(made, state, t).batch.psi, [T, N]), wanted, rtol=1e-3, atol=1e-4)
 
 
 def test_whitening_a_single_step_gives_zero(rng):
     made, state, t = prepare(rng, moved=True, algo="npg", whiten=True)
     alone = t._replace(mask=tf.constant(np.arange(T * N).reshape(T, N) == 3))
-    np.testing.assert_array_equal(assess(made, state, alone, SEED).batch.psi, np.zeros(T * N))
+    np.testing.assert_array_equal(assessed(made, state, alone).batch.psi, np.zeros(T * N))
 
 
 @pytest.mark.parametrize("critic", [True, False])
@@ -213,14 +211,14 @@ def test_return_scaling_divides_by_the_running_deviation_of_what_is_fitted(criti
     together = n + len(new)
     mean = (n * m + new.sum()) / together
     deviation = np.sqrt((n * (v + (m - mean) ** 2) + ((new - mean) ** 2).sum()) / together)
-    np.testing.assert_allclose(np.reshape(assess(made, state, t, SEED).batch.psi, [T, N]), plain / deviation, **CLOSE)
+    np.testing.assert_allclose(np.reshape(assessed(made, state, t).batch.psi, [T, N]), plain / deviation, **CLOSE)
     assert abs(deviation - 1) > 0.3
 
 
 @pytest.mark.parametrize(("algo", "whole"), [("reinforce", True), ("off_policy", True), ("npg", True), ("npg", False), ("a2c", False)])
 def test_batches_of_episodes_and_of_steps_are_normalised_by_name(algo, whole, rng):
     made, state, t = prepare(rng, whole=whole, algo=algo)
-    batch, mask = assess(made, state, t, SEED).batch, t.mask.numpy()
+    batch, mask = assessed(made, state, t).batch, t.mask.numpy()
     wanted = mask / (N if algorithms.whole_episodes(made.algorithm) else mask.sum())
     np.testing.assert_allclose(np.reshape(batch.weight, [T, N]), wanted, rtol=1e-6)
     np.testing.assert_allclose(np.reshape(batch.share, [T, N]), mask / mask.sum(), rtol=1e-6)
@@ -269,7 +267,7 @@ def test_the_critic_s_target_and_prediction_are_their_definitions(critic, psi, k
             else:
                 then = c["best"] if critic == "q_learning" else c.get("sampled", c["v_tp1"])
                 wanted[k, i] = float(t.reward[k, i]) + goes_on * then[k, i]
-    found = assess(made, state, t, SEED)
+    found = assessed(made, state, t)
     np.testing.assert_allclose(found.lesson.target, wanted, rtol=2e-3, atol=2e-4)
     np.testing.assert_allclose(found.lesson.prediction, c["q_t"] if algorithms.fits_q(made.algorithm) else c["v_t"], **CLOSE)
 
@@ -281,7 +279,7 @@ def test_every_critic_is_tried():
 def test_the_next_action_of_sarsa_is_drawn_from_the_policy(rng):
     """Over many seeds Q(o', a') has the mean sum_a pi Q, which is V(o')."""
     made, state, t = prepare(rng, moved=True, algo="reinforce", psi="q", critic="sarsa")
-    run = tf.function(lambda seed: assess(made, state, t, seed).lesson.target)
+    run = tf.function(lambda seed: assessed(made, state, t, seed).lesson.target)
     draws = np.stack([run(tf.constant([7, k])).numpy() for k in range(600)])
     c = critics(made, state, t)
     goes_on = GAMMA * ~t.terminated.numpy()
@@ -294,7 +292,7 @@ def test_the_next_action_of_sarsa_is_drawn_from_the_policy(rng):
 def test_statistics_in_force_are_used(rng):
     made, state, t = prepare(rng)
     moved = state._replace(observations=state.observations._replace(mean=tf.constant([5.0, -3.0])))
-    a, b = (np.array(assess(made, s, t, SEED).batch.observation) for s in (state, moved))
+    a, b = (np.array(assessed(made, s, t).batch.observation) for s in (state, moved))
     np.testing.assert_allclose(a, np.clip(np.reshape(t.observation, [-1, 2]), -10, 10), rtol=1e-5)
     np.testing.assert_allclose(b, np.clip(np.reshape(t.observation, [-1, 2]) - [5, -3], -10, 10), rtol=1e-4, atol=1e-5)
 
@@ -313,22 +311,22 @@ VARIANTS = [
 @pytest.mark.parametrize("changes", VARIANTS, ids=lambda changes: "-".join(changes.values()))
 def test_padding_reaches_no_part_of_an_assessment(changes, rng):
     made, state, t = prepare(rng, moved=True, whole=True, **changes)
-    run = tf.function(lambda t: assess(made, state, t, SEED))
+    run = tf.function(lambda t: assessed(made, state, t))
     clean = run(fill_padding(t, 0.0))
     assert_equal(run(fill_padding(t, np.nan)), clean)
     assert all(np.isfinite(leaf.numpy()).all() for leaf in tf.nest.flatten(clean._asdict()) if hasattr(leaf, "numpy"))
 
 
 @pytest.mark.equation("PG-126")
-@pytest.mark.parametrize("forms", [assess_forms.PER_STEP, assess_forms.PER_TRAJECTORY], ids=["togo", "return"])
+@pytest.mark.parametrize("forms", [assess.PER_STEP, assess.PER_TRAJECTORY], ids=["togo", "return"])
 def test_a_group_s_baseline_is_made_of_its_own_trajectories(forms, mode, rng):
     """That of six columns in groups of three is that of each three by themselves; a group of one is none at all."""
     return_t, mask_t = tf.constant(rng.normal(size=[T, 6])), tf.constant(np.arange(T)[:, None] < [7, 4, 5, 2, 6, 3])
     for form in forms.values():
-        found = mode(lambda form=form: assess_forms.by_groups(form, return_t, mask_t, 3))()
+        found = mode(lambda form=form: assess.by_groups(form, return_t, mask_t, 3))()
         halves = [form(return_t[:, half], mask_t[:, half]) for half in (slice(0, 3), slice(3, 6))]
         np.testing.assert_allclose(found, tf.concat(halves, axis=1), rtol=1e-12)
-        np.testing.assert_array_equal(assess_forms.by_groups(form, return_t, mask_t, 1), form(return_t, mask_t))
+        np.testing.assert_array_equal(assess.by_groups(form, return_t, mask_t, 1), form(return_t, mask_t))
         assert np.abs(found - form(return_t, mask_t)).max() > 0.01
 
 
@@ -337,7 +335,7 @@ def test_what_a_batch_holds_is_data(rng):
     made, state, t = prepare(rng, moved=True)
     with tf.GradientTape() as tape:
         tape.watch((t.reward, t.log_prob, state.value))
-        found = assess(made, state, t, SEED)
+        found = assessed(made, state, t)
         total = sum(tf.reduce_sum(x) for x in (found.batch.psi, found.batch.log_prob, found.lesson.target, found.lesson.prediction))
     assert all(leaf is None for leaf in tf.nest.flatten(tape.gradient(total, (t.reward, t.log_prob, state.value))))
 
@@ -346,7 +344,7 @@ def test_columns_keep_what_products_over_time_need(rng):
     """An episode that the clock cut is paid V of where it stopped, as every other row is; without V it is not."""
     for baseline in ("value", "none"):
         made, state, t = prepare(rng, moved=True, whole=True, algo="off_policy", baseline=baseline)
-        b = assess(made, state, t, SEED).batch
+        b = assessed(made, state, t).batch
         mask, end = t.mask.numpy(), (t.terminated | t.truncated).numpy()
         cut = mask & t.truncated.numpy() & ~t.terminated.numpy()
         assert cut.sum() == 1

@@ -13,11 +13,11 @@ import pytest
 import tensorflow as tf
 import two_policies as world
 from laws import finite_difference
+from learners import assessed
 from program import call
 
 import run
 from tfpg import (
-    assess,
     build,
     config,
     demonstrations,
@@ -298,7 +298,7 @@ def problem_of(learner, theta, trajectory, q=None):
     state = state._replace(policy=({"kernel": tf.constant(theta, tf.float32), "bias": tf.zeros([world.A])},))
     if learner.algorithm.surrogate == "guided":
         state = state._replace(penalty=tf.constant(0.35))
-    batch = assess.assess(learner, state, trajectory, SEED).batch
+    batch = assessed(learner, state, trajectory, SEED).batch
     if q is not None:
         batch = batch._replace(weight=tf.constant(q * world.MASK, tf.float32))
     return state, problem.policy_problem(learner, state, batch, FULL, SEED)

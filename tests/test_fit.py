@@ -156,7 +156,7 @@ def test_an_update_fits_the_model_to_what_the_networks_see(rng):
     reward = np.reshape(300 * (o @ [0.6, -0.3]) + 100 * a[:, 0], [T, N]).astype(np.float32)
     t = t._replace(next_observation=tf.constant(after), reward=tf.constant(reward))
     taught = lesson(made, view(made, state, t), t.reward, t.reward)
-    new, metrics = tf.function(lambda: update.improve_model(made, state, taught, ordered(made.critic, T * N)))()
+    new, metrics = tf.function(lambda: update.improve_model(made, state, t, taught, ordered(made.critic, T * N)))()
     assert float(metrics["explained_variance"]) > 0.99
     mean, deviation = np.array(state.observations.mean), np.sqrt(np.array(state.observations.variance))
     z = (np.array([[1.0, 2.0]]) - mean) / deviation

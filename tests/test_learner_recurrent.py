@@ -6,7 +6,7 @@ import corridor
 import numpy as np
 import pytest
 import tensorflow as tf
-from learners import FULL, SEED, N, assert_equal, begun, differs, make, prepare
+from learners import FULL, SEED, N, assert_equal, assessed, begun, differs, make, prepare
 
 from tfpg import assess, build, gradients, learner, rollout, trees
 from tfpg.config import check_values, configured
@@ -98,12 +98,12 @@ def test_looking_again_at_the_acting_parameters_finds_the_same_log_probabilities
     """So that PPO's ratios are 1 at first, in every chunk, in whole episodes, and in each part of a batch."""
     made, state = remembering(algo)
     for t in chunks(engine, made, state, monkeypatch, horizon=6 if algo == "reinforce_togo" else HORIZON):
-        batch = assess.assess(made, state, t, SEED).batch
+        batch = assessed(made, state, t).batch
         found = made.policy.distribution(made.policy.parameters(state.policy, batch.observation)).log_prob(batch.action)
         mask = t.mask.numpy()
         ratio = np.exp(found - batch.log_prob)[mask]
         np.testing.assert_allclose(ratio, 1, atol=1e-5)
-        part = assess.assess(made, state, tf.nest.map_structure(lambda x: tf.gather(x, [2, 0], axis=1), t), SEED).batch
+        part = assessed(made, state, tf.nest.map_structure(lambda x: tf.gather(x, [2, 0], axis=1), t)).batch
         np.testing.assert_allclose(part.log_prob, batch.log_prob.numpy()[:, [2, 0]], atol=1e-6)
         np.testing.assert_array_equal(part.observation[0], batch.observation[0].numpy()[:, [2, 0]])
 
@@ -126,7 +126,7 @@ def test_critics_see_the_memory_before_and_the_memory_after_a_step(engine, monke
 def test_a_part_of_a_problem_takes_whole_columns_with_their_memory(rng):
     made, state, t = prepare(rng, algo="ppo", network="gru")
     state = begun(made, rng)._replace(observations=state.observations, targets=state.targets)
-    problem = policy_problem(made, state, assess.assess(made, state, t, SEED).batch, FULL, SEED)
+    problem = policy_problem(made, state, assessed(made, state, t).batch, FULL, SEED)
     far = tf.nest.map_structure(lambda x: 1.1 * x, state.policy)
     whole = trees.flatten(problem.gradient(far))
     parts = [trees.flatten(problem.part(tf.constant([i])).gradient(far)) for i in range(N)]
@@ -136,7 +136,7 @@ def test_a_part_of_a_problem_takes_whole_columns_with_their_memory(rng):
 def test_the_gradient_goes_through_time(rng):
     """Of the whole walk in one piece: a score at step t reaches what was seen before t, but not over the beginning of an episode."""
     made, state, t = prepare(rng, algo="reinforce_togo", network="gru", whole=True)
-    batch = assess.assess(made, state, t, SEED).batch
+    batch = assessed(made, state, t).batch
 
     def at(x):
         o = (x, *batch.observation[1:])

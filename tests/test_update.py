@@ -3,10 +3,9 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from learners import FULL, SEED, N, T, assert_equal, begun, differs, fill_padding, make, prepare, trajectory
+from learners import FULL, SEED, N, T, assert_equal, assessed, begun, differs, fill_padding, make, prepare, trajectory
 
 from tfpg import algorithms, trees, update
-from tfpg.assess import assess
 from tfpg.learner import initial_state
 from tfpg.update import make_update
 
@@ -82,7 +81,7 @@ def test_statistics_are_taken_in_after_the_policy_has_moved(rng):
 def test_gain_and_kl_are_those_of_the_step_taken(rng):
     made, state, t = prepare(rng)
     after, metrics = make_update(made)(state, t, SEED, FULL)
-    batch = assess(made, state, t, SEED).batch
+    batch = assessed(made, state, t).batch
     old, new = (made.policy.distribution(made.policy.parameters(s.policy, batch.observation)) for s in (state, after))
     ratio = tf.exp(new.log_prob(batch.action) - old.log_prob(batch.action))
     assert float(metrics["surrogate_gain"]) == pytest.approx(float(tf.reduce_mean((ratio - 1) * batch.psi)), rel=1e-3)
@@ -107,7 +106,7 @@ def test_without_pace_nothing_moves(algo, rng):
 
 def test_a_gradient_that_is_made_of_scores_is_the_one_that_is_ascended(rng):
     made, state, t = prepare(rng, algo="reinforce", baseline="optimal_per_parameter", optimizer="sgd", whole=True)
-    found = assess(made, state, t, SEED)
+    found = assessed(made, state, t)
     after, metrics = make_update(made)(state, t, SEED, tf.constant(0.5))
     moved = trees.flatten(after.policy) - trees.flatten(state.policy)
     np.testing.assert_allclose(moved, 0.5 * 0.01 * trees.flatten(found.gradient), rtol=1e-3, atol=1e-7)
@@ -122,8 +121,8 @@ def test_the_moving_average_of_one_batch_serves_the_next(rng):
     second, _ = run(first, t, SEED, FULL)
     np.testing.assert_allclose(second.average[0], 0.3 * totals.mean() * 1.7, rtol=1e-5)
     assert (int(first.average[1]), int(second.average[1])) == (1, 2)
-    without = assess(made, state, t, SEED).batch.psi
-    with_b = assess(made, first, t, SEED).batch.psi
+    without = assessed(made, state, t).batch.psi
+    with_b = assessed(made, first, t).batch.psi
     gap = np.where(np.reshape(t.mask, [-1]), totals.mean(), 0)
     np.testing.assert_allclose(without - with_b, gap, rtol=1e-4, atol=1e-5)
 
@@ -227,13 +226,17 @@ def test_a_keras_network_learns_through_the_same_update(rng):
 @pytest.mark.parametrize("algo", ["npg", "trpo"])
 @pytest.mark.parametrize("kind", ["discrete", "real"])
 def test_neither_parts_nor_blocks_change_the_step(algo, kind, rng):
-    """With wide layers, whose factors are kept, and narrow ones."""
+    """With wide layers, whose factors are kept, and narrow ones; each block is seen by the statistics in force, and without its padding.
+
+    Of 24 samples the Fisher matrix is nearly singular: further iterations would magnify the last digits.
+    """
     for hidden in ("6", "40,40"):
-        made, state, t = prepare(rng, algo=algo, kind=kind, hidden=hidden)
+        made, state, t = prepare(rng, moved=True, whole=True, algo=algo, kind=kind, hidden=hidden, cg_iterations=4)
+        t = fill_padding(t, np.nan)
         steps = [updated(made._replace(shards=n, fisher_block=size))(state, t, SEED, FULL)[0] for n, size in ((1, 10**6), (3, 4))]
-        tf.nest.map_structure(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), *(step.policy for step in steps))
+        tf.nest.map_structure(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), *(step.policy for step in steps))
         moved = [trees.flatten(step.policy) - trees.flatten(state.policy) for step in steps]
-        np.testing.assert_allclose(*moved, rtol=1e-3, atol=1e-4 * np.abs(moved[0]).max())
+        np.testing.assert_allclose(*moved, rtol=1e-4, atol=1e-4 * np.abs(moved[0]).max())
         assert np.abs(moved[0]).max() > 1e-3
 
 
@@ -250,9 +253,9 @@ def test_an_update_in_pieces_is_the_update(name, rng):
     assert differs(whole[0].policy, state.policy)
 
 
-@pytest.mark.parametrize(("block", "shards", "programs"), [(10**6, 3, 4), (35, 3, 4), (34, 3, 4 + 3 * 5), (34, 2, 4 + 2 * 5)])
+@pytest.mark.parametrize(("block", "shards", "programs"), [(10**6, 3, 4), (35, 3, 4), (34, 3, 3 + 3 * 4), (34, 2, 3 + 2 * 4)])
 def test_a_natural_gradient_of_one_block_is_one_program(block, shards, programs, rng):
-    """Of 35 samples: reading, policy, critic, statistics. In parts: the split, then of each gradient, factors, two products, outcome."""
+    """Of 35 samples: reading, policy, critic, statistics. In parts: of each gradient, two products, outcome (no factors are kept)."""
     made, state, t = prepare(rng, fisher_block=block, shards=shards, cg_iterations=2)
     calls = []
 

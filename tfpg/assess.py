@@ -7,9 +7,9 @@ import tensorflow as tf
 
 from tfpg import baselines, critics, gradients, psi, returns, surrogates, trees
 from tfpg.algorithms import fits_q, in_columns, needs_critic, whole_episodes
-from tfpg.learner import Learner, flat, perceive, values
+from tfpg.learner import Learner, critic_sees, flat, see, values
 from tfpg.masks import inside
-from tfpg.problem import Batch
+from tfpg.problem import Batch, timed
 from tfpg.types import Critique, Nest, TrainState, Trajectory
 
 
@@ -24,20 +24,17 @@ class View(NamedTuple):
 
 
 class Lesson(NamedTuple):
-    """What critic and model are fitted to. Nothing more: what a program is given, and what it gives, takes memory for each sample."""
+    """What critic and model are fitted to, beside what was collected."""
 
-    observation: tf.Tensor  # [T, N, O + H]
-    change: Nest  # [T, N, O] to the next observation, where there is a model
-    action: tf.Tensor
-    mask: tf.Tensor  # [T, N]
     target: tf.Tensor  # [T, N] of the critic; without one, what psi was before its baseline
     prediction: tf.Tensor  # [T, N] what the critic said
+    change: Nest = ()  # [T, N, O] to the next observation, where there is a model
 
 
 class Assessment(NamedTuple):
-    """What a trajectory teaches."""
+    """What a trajectory teaches. Nothing that it holds itself: whatever a program gives takes memory for each sample."""
 
-    batch: Batch
+    batch: Batch  # without what was collected, which `problem.collected` puts in
     average: Nest  # state of the moving-average baseline
     gradient: Nest | None  # grad J where it is made from scores directly
     lesson: Lesson
@@ -45,13 +42,12 @@ class Assessment(NamedTuple):
 
 def view(learner: Learner, state: TrainState, trajectory: Trajectory) -> View:
     """Normalises observations and puts together what policy and critic read."""
-    t = inside(trajectory.mask, trajectory)
-    shape = trajectory.mask.shape
-    o_t, o_tp1 = (tf.reshape(perceive(learner, state, flat(o)), [*shape, -1]) for o in (t.observation, t.next_observation))
+    t = inside(trajectory.mask, trajectory)._replace(mask=trajectory.mask)
+    value = critic_sees(learner, state, t.observation, t.mask, t.memory)
+    value_next = critic_sees(learner, state, t.next_observation, t.mask, t.next_memory)
     if learner.policy.advance is None:
-        return View(t, o_t, o_t, o_tp1, trajectory.mask)
-    seen = (o_t, t.age == 0, t.memory[:1])
-    return View(t, seen, tf.concat([o_t, t.memory], -1), tf.concat([o_tp1, t.next_memory], -1), trajectory.mask)
+        return View(t, value, value, value_next, t.mask)
+    return View(t, (see(learner, state, t.observation, t.mask), t.age == 0, t.memory[:1]), value, value_next, t.mask)
 
 
 class ActionValues(NamedTuple):
@@ -226,7 +222,7 @@ def estimate(learner: Learner, seen: View, c: Critique) -> tf.Tensor:
 def lesson(learner: Learner, seen: View, target_t: tf.Tensor, prediction_t: tf.Tensor) -> Lesson:
     """Of what was seen, the part that is fitted to."""
     target, prediction = tf.stop_gradient(inside(seen.mask, target_t)), tf.stop_gradient(inside(seen.mask, prediction_t))
-    return Lesson(seen.value, seen.value_next - seen.value if learner.model else (), seen.t.action, seen.mask, target, prediction)
+    return Lesson(target, prediction, seen.value_next - seen.value if learner.model else ())
 
 
 def assess(learner: Learner, state: TrainState, trajectory: Trajectory, seed: tf.Tensor) -> Assessment:
@@ -253,14 +249,13 @@ def assess(learner: Learner, state: TrainState, trajectory: Trajectory, seed: tf
         psi_t = baselines.standardise(psi_t, mask, 1e-8)
     weight_t = surrogates.weights(mask, psi_t, "traj" if whole_episodes(row) else "step")
     share_t = surrogates.weights(mask, psi_t, "step")
-    columns = Batch(seen.policy, seen.t.action, seen.t.log_prob, psi_t, weight_t, share_t)
+    columns = Batch(psi=psi_t, weight=weight_t, share=share_t)
     if in_columns(row):
         # With V as its baseline a return that the clock cut is completed by V, in psi and so in what is summed anew.
         v_tp1 = c.v_tp1 if row.baseline == "value" else tf.zeros_like(psi_t)
         reward_t, discount_t, lambda_t = completed(learner, seen, v_tp1)
-        columns = columns._replace(reward=reward_t, discount=discount_t, lambda_=lambda_t, mask=mask, baseline=b_t, scale=scale_t)
-    elif learner.policy.advance is None:
+        columns = columns._replace(reward=reward_t, discount=discount_t, lambda_=lambda_t, baseline=b_t, scale=scale_t)
+    if not timed(learner):
         columns = tf.nest.map_structure(flat, columns)
     prediction_t = c.q_t if fits_q(row) and needs_critic(row) else c.v_t
-    batch = tf.nest.map_structure(tf.stop_gradient, columns)
-    return Assessment(batch, average, gradient, lesson(learner, seen, target_t, prediction_t))
+    return Assessment(columns, average, gradient, lesson(learner, seen, target_t, prediction_t))

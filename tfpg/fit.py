@@ -30,14 +30,17 @@ def by_minibatches(
 
 
 def fit_critic(
-    learner: Learner, params: Nest, memory: Nest, observation: tf.Tensor, action: tf.Tensor, target: tf.Tensor, share: tf.Tensor,
-    order: tf.Tensor,
+    learner: Learner, params: Nest, memory: Nest, observation: Nest, action: tf.Tensor, target: tf.Tensor, share: tf.Tensor,
+    order: tf.Tensor, look: Callable[..., tuple[tf.Tensor, tf.Tensor]] = lambda o, a: (o, a),
 ) -> tuple[Nest, Nest]:  # fmt: skip
-    """Minimises 1/2 (target - V(o))^2, or that of Q(o, a), on average over samples: observation [M, O], action, target and share [M]."""
+    """Minimises 1/2 (target - V(o))^2, or that of Q(o, a), on average over samples: observation [M, O], action, target and share [M].
+
+    Args: order: of `minibatches.orders`; look: makes o and a of some rows of observation (which may then be a nest) and action.
+    """
 
     def loss(phi: Nest, part: Nest) -> tf.Tensor:
         (observation, action, target), w = part
-        return critics.value_loss(learner.value.apply(phi, observation, action), target, w)
+        return critics.value_loss(learner.value.apply(phi, *look(observation, action)), target, w)
 
     return by_minibatches(learner.critic, loss, (observation, action, target), share, params, memory, order)
 

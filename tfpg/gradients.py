@@ -166,24 +166,32 @@ def fisher_of_single(policy: Policy, params: Nest, observation: tf.Tensor, weigh
     return fisher_from_factors(policy, params, policy.net.factors(w, observation, c), weight, v)
 
 
-def keep_factors(policy: Policy, params: Nest, blocks: tf.Tensor) -> Factors:
-    """The factors of each block, for all Fisher products of one batch: observations [blocks, size, O] -> leaves [blocks, ...]."""
+Look = Callable[[Any], tf.Tensor]
+"""A block of a batch -> what the network reads, [size, O]."""
+
+
+def as_is(block: tf.Tensor) -> tf.Tensor:
+    """The `Look` at observations that are normalised already."""
+    return block
+
+
+def keep_factors(policy: Policy, params: Nest, blocks: Nest, look: Look = as_is) -> Factors:
+    """The factors of each block, for all Fisher products of one batch: leaves [blocks, size, ...] -> leaves [blocks, ...]."""
     net, w = policy.net, own_part(policy, params)
-    c = tf.cast(combinations(policy, w[-1]["kernel"].shape[1]), blocks.dtype)
-    if blocks.shape[0] == 1:
-        return tf.nest.map_structure(lambda x: x[None], net.factors(w, blocks[0], c))
-    types = tf.nest.map_structure(lambda _: blocks.dtype, Factors(0, (0,) * len(w), (0,) * (len(w) - 1), 0))
-    return tf.map_fn(lambda x: net.factors(w, x, c), blocks, fn_output_signature=types)
+    dtype, outputs = w[-1]["kernel"].dtype, w[-1]["kernel"].shape[1]
+    of = lambda block: net.factors(w, look(block), tf.cast(combinations(policy, outputs), dtype))  # noqa: E731
+    if tf.nest.flatten(blocks)[0].shape[0] == 1:
+        return tf.nest.map_structure(lambda x: x[None], of(tf.nest.map_structure(lambda x: x[0], blocks)))
+    types = tf.nest.map_structure(lambda _: dtype, Factors(0, (0,) * len(w), (0,) * (len(w) - 1), 0))
+    return tf.map_fn(of, blocks, fn_output_signature=types)
 
 
-def fisher_product(policy: Policy, params: Nest, data: Nest, weight: tf.Tensor, v: Nest) -> Nest:
+def fisher_product(policy: Policy, params: Nest, data: Nest, weight: tf.Tensor, v: Nest, look: Look = as_is) -> Nest:
     """F v   (PG-105), block by block.
 
-    Args: data: factors, or observations [blocks, size, O]; weight [blocks, size]; v: nest like params. Returns: nest like params.
+    Args: data: factors, or blocks for `look`, leaves [blocks, size, ...]; weight [blocks, size]; v: nest like params. Returns: like params.
     """
-    product: Callable[..., Nest] = fisher_vector_product
     if isinstance(data, Factors):
-        product = fisher_from_factors
-    elif combined(policy, params) == 1:
-        product = fisher_of_single
-    return over_blocks(lambda block: product(policy, params, *block, v), (data, weight), v)
+        return over_blocks(lambda block: fisher_from_factors(policy, params, block[0], block[1], v), (data, weight), v)
+    product = fisher_of_single if combined(policy, params) == 1 else fisher_vector_product
+    return over_blocks(lambda block: product(policy, params, look(block[0]), block[1], v), (data, weight), v)

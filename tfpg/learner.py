@@ -8,6 +8,7 @@ import tensorflow as tf
 from tfpg import gradients
 from tfpg.algorithms import Algorithm, needs_critic
 from tfpg.improve import Settings
+from tfpg.masks import inside
 from tfpg.types import Horizon, Nest, Net, Normalizer, Optimizer, Policy, TrainState, Value
 
 
@@ -79,9 +80,23 @@ def flat(x: tf.Tensor) -> tf.Tensor:
 
 def perceive(learner: Learner, state: TrainState, observation: tf.Tensor) -> tf.Tensor:
     """What the networks see of raw observations: [M, *shape] -> normalised and flattened [M, O]."""
-    normal = learner.observations.apply(state.observations, tf.cast(observation, tf.float32))
-    width = math.prod(observation.shape[1:])
-    return tf.reshape(normal, [-1, width])
+    real = observation if observation.dtype.is_floating else tf.cast(observation, tf.float32)
+    return tf.reshape(learner.observations.apply(state.observations, real), [-1, math.prod(observation.shape[1:])])
+
+
+def see(learner: Learner, state: TrainState, observation: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
+    """`perceive` of observations [..., *shape] as they were collected, of zeros where mask [...] hides them: [..., O].
+
+    What a batch holds stays as it was collected until it is read, in blocks: seen all at once it would take its memory again.
+    """
+    rows = tf.reshape(inside(mask, observation), [-1, *observation.shape[mask.shape.rank :]])
+    return tf.reshape(perceive(learner, state, rows), [*mask.shape, -1])
+
+
+def critic_sees(learner: Learner, state: TrainState, observation: tf.Tensor, mask: tf.Tensor, memory: Nest) -> tf.Tensor:
+    """`see`, and beside it what the policy remembered, of a policy that does: memory [..., H] -> [..., O + H]."""
+    seen = see(learner, state, observation, mask)
+    return tf.concat([seen, inside(mask, memory)], -1) if learner.policy.memory else seen
 
 
 def act(learner: Learner, state: TrainState, observation: tf.Tensor, memory: Nest = ()) -> tuple[dict[str, tf.Tensor], Nest]:

@@ -1,5 +1,6 @@
 """One batch as a problem in theta: the objective that is ascended, the divergence that is watched, and the Fisher product."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -7,25 +8,51 @@ import tensorflow as tf
 
 from tfpg import gradients, importance, off_policy, pathwise, returns, surrogates, trees
 from tfpg.algorithms import WEIGHTS, in_columns
-from tfpg.learner import Learner
-from tfpg.types import Nest, Problem, TrainState
+from tfpg.learner import Learner, flat, see
+from tfpg.masks import inside
+from tfpg.types import Factors, Nest, Policy, Problem, TrainState, Trajectory
 
 
 class Batch(NamedTuple):
     """A trajectory as the losses read it: M = T N samples, or T x N columns where time matters. Padding is zeros with weight 0."""
 
-    observation: Nest  # [M, O] normalised; of columns [T, N, O]; of a recurrent policy also where episodes begin, and its memory
-    action: tf.Tensor  # [M] or [M, A]
-    log_prob: tf.Tensor  # [M]
-    psi: tf.Tensor  # [M]
-    weight: tf.Tensor  # [M] of the objective
-    share: tf.Tensor  # [M] of an average over steps
-    reward: Nest = ()  # [T, N], these six for weights that are products over time
+    observation: Nest = ()  # [M, O] normalised; of columns [T, N, O]; of a recurrent policy also where episodes begin, and its memory
+    action: Nest = ()  # [M] or [M, A]
+    log_prob: Nest = ()  # [M]
+    psi: Nest = ()  # [M]
+    weight: Nest = ()  # [M] of the objective
+    share: Nest = ()  # [M] of an average over steps
+    reward: Nest = ()  # [T, N], these five for weights that are products over time
     discount: Nest = ()
     lambda_: Nest = ()
-    mask: Nest = ()
+    mask: Nest = ()  # [M]
     baseline: Nest = ()
     scale: Nest = ()
+
+
+def timed(learner: Learner) -> bool:
+    """Whether a batch is in columns: weights are products over time, or the policy remembers."""
+    return in_columns(learner.algorithm) or learner.policy.advance is not None
+
+
+def collected(learner: Learner, t: Trajectory, batch: Batch) -> Batch:
+    """The batch with what was collected, as it was collected: outside of compiled programs it takes no memory. For `seen`."""
+    observation: Nest = t.observation if learner.policy.advance is None else (t.observation, t.age, t.memory[:1])
+    own = Batch(observation=observation, action=t.action, log_prob=t.log_prob, mask=t.mask)
+    own = own if timed(learner) else tf.nest.map_structure(flat, own)
+    return batch._replace(observation=own.observation, action=own.action, log_prob=own.log_prob, mask=own.mask)
+
+
+def seen(learner: Learner, state: TrainState, batch: Batch) -> Batch:
+    """A batch as the losses read it, all of it data: observations as the policy sees them, zeros for what the mask hides."""
+    hide = functools.partial(inside, batch.mask)
+    if learner.policy.advance is None:
+        observation: Nest = see(learner, state, batch.observation, batch.mask)
+    else:
+        observation, age, memory = batch.observation
+        observation = (see(learner, state, observation, batch.mask), hide(age) == 0, memory)
+    own = batch._replace(observation=observation, action=hide(batch.action), log_prob=hide(batch.log_prob))
+    return tf.nest.map_structure(tf.stop_gradient, own)
 
 
 OUTCOME = ("surrogate_gain", "kl", "entropy")
@@ -157,8 +184,8 @@ def policy_problem(learner: Learner, state: TrainState, batch: Batch, pace: tf.T
 
     def fisher() -> Callable[[tf.Tensor], tf.Tensor]:
         observation, weight = batch.observation[None], batch.share[None]
-        data = prepared(learner, params, observation)
-        return lambda v: fisher_product(learner, params, data, weight, v)
+        data = shared(policy, params, observation, lambda x: gradients.keep_factors(policy, params, x))
+        return lambda v: fisher_product(policy, params, data, weight, v)
 
     def outcome(theta: Nest) -> dict[str, tf.Tensor]:
         gain = objective(theta) - objective(params)
@@ -177,28 +204,29 @@ def policy_problem(learner: Learner, state: TrainState, batch: Batch, pace: tf.T
     return Problem(objective, gradient, divergence, fisher, outcome, overlap, part)
 
 
-def prepared(learner: Learner, params: Nest, observation: tf.Tensor) -> Nest:
-    """What the Fisher products of a batch share, in the form that is faster: observations [blocks, size, O], or the factors of each."""
-    blocks, size, _ = observation.shape
-    keep = gradients.worth_keeping(learner.policy, params, blocks * size)
-    return gradients.keep_factors(learner.policy, params, observation) if keep else observation
+def shared(policy: Policy, params: Nest, blocks: Nest, keep: Callable[[Nest], Factors]) -> Nest:
+    """What the Fisher products of a batch share, in the form that is faster: its blocks [blocks, size, ...], or the factors of each."""
+    count, size = tf.nest.flatten(blocks)[0].shape[:2]
+    return keep(blocks) if gradients.worth_keeping(policy, params, count * size) else blocks
 
 
-def fisher_product(learner: Learner, params: Nest, data: Nest, weight: tf.Tensor, v: tf.Tensor) -> tf.Tensor:
+def fisher_product(
+    policy: Policy, params: Nest, data: Nest, weight: tf.Tensor, v: tf.Tensor, look: gradients.Look = gradients.as_is
+) -> tf.Tensor:
     """F v for the leaves of theta as one vector: v [P] -> [P]."""
-    return trees.flatten(gradients.fisher_product(learner.policy, params, data, weight, trees.unflatten(v, params)))
+    return trees.flatten(gradients.fisher_product(policy, params, data, weight, trees.unflatten(v, params), look))
 
 
 def shards(batch: Batch, count: int, block: int) -> list[Batch]:
     """A batch of samples in `count` parts of neighbours, as equal as can be (of fewer samples, fewer parts), each in blocks.
 
-    The last block is filled up with zeros, which are its weights there too.
+    The last block is filled up with zeros, which are its weights there too. Outside of compiled programs a part in full blocks is no copy.
     """
     samples = batch.weight.shape[0]
     count = min(count, samples)
-    sizes = [samples // count + (i < samples % count) for i in range(count)]
-    pieces = [tf.split(leaf, sizes) for leaf in tf.nest.flatten(batch)]
-    return [gradients.in_blocks(tf.nest.pack_sequence_as(batch, list(part)), block) for part in zip(*pieces, strict=True)]
+    starts = [-(-samples * i // count) for i in range(count + 1)]
+    part = lambda i: tf.nest.map_structure(lambda x: x[starts[i] : starts[i + 1]], batch)  # noqa: E731
+    return [gradients.in_blocks(part(i), block) for i in range(count)]
 
 
 def side_by_side(
@@ -206,23 +234,27 @@ def side_by_side(
 ) -> Problem:
     """The problem of a batch in parts and blocks: every sum over the batch is the sum of what each part comes to by itself, block by block.
 
-    Args: parts: of `shards`; piece: makes a program of a function. Programs that do not wait for one another run at the same time.
+    Args: parts: of `shards`, as they were collected; piece: makes a program of a function. Programs that do not wait for one another run
+    at the same time.
     """
-    params, zero = state.policy, tf.zeros([], parts[0].psi.dtype)
+    policy, params, zero = learner.policy, state.policy, tf.zeros([], parts[0].psi.dtype)
     like = {"objective": zero, "gradient": params, "divergence": zero, "outcome": dict.fromkeys(OUTCOME, zero)}
 
     def summed(name: str) -> Callable[[Nest], Nest]:
         def part(batch: Batch, theta: Nest) -> Nest:
-            of = lambda block: getattr(policy_problem(learner, state, block, pace, seed), name)(theta)  # noqa: E731
+            def of(block: Batch) -> Nest:
+                return getattr(policy_problem(learner, state, seen(learner, state, block), pace, seed), name)(theta)
+
             return gradients.over_blocks(of, batch, like[name])
 
         program = piece(part)
         return lambda theta: tf.nest.map_structure(lambda *x: tf.add_n(x), *[program(batch, theta) for batch in parts])
 
     def fisher() -> Callable[[tf.Tensor], tf.Tensor]:
-        prepare = piece(lambda observation: prepared(learner, params, observation))
-        product = piece(lambda data, weight, v: fisher_product(learner, params, data, weight, v))
-        data = [prepare(batch.observation) for batch in parts]
+        look = lambda block: see(learner, state, *block)  # noqa: E731
+        keep = piece(lambda blocks: gradients.keep_factors(policy, params, blocks, look))
+        product = piece(lambda data, weight, v: fisher_product(policy, params, data, weight, v, look))
+        data = [shared(policy, params, (batch.observation, batch.mask), keep) for batch in parts]
         return lambda v: tf.add_n([product(x, batch.share, v) for x, batch in zip(data, parts, strict=True)])
 
     def nothing(_: Nest) -> Any:

@@ -16,9 +16,9 @@ from tfpg.algorithms import natural, needs_critic
 from tfpg.assess import Assessment, Lesson, assess
 from tfpg.fit import fit_critic, fit_model
 from tfpg.improve import IMPROVEMENTS
-from tfpg.learner import Learner, flat
+from tfpg.learner import Learner, critic_sees, flat, see
 from tfpg.masks import inside
-from tfpg.problem import policy_problem, shards, side_by_side
+from tfpg.problem import collected, policy_problem, seen, shards, side_by_side
 from tfpg.types import Nest, TrainState, Trajectory
 
 Metrics = dict[str, tf.Tensor]
@@ -36,22 +36,23 @@ def constant(psi_t: tf.Tensor, mask_t: tf.Tensor) -> tf.Tensor:
 
 
 def improve_policy(
-    learner: Learner, state: TrainState, found: Assessment, pace: tf.Tensor, seed: tf.Tensor, order: Nest, piece: Piece = lambda f: f
-) -> tuple[TrainState, Metrics]:
+    learner: Learner, state: TrainState, t: Trajectory, found: Assessment, pace: tf.Tensor, seed: tf.Tensor, order: Nest,
+    piece: Piece = lambda f: f,
+) -> tuple[TrainState, Metrics]:  # fmt: skip
     """The row's improvement on the row's problem, and what there is to say about it.
 
     A natural gradient is made of `learner.shards` parts of the batch, each in programs that `piece` makes.
     """
+    batch = collected(learner, t, found.batch)
     if natural(learner.algorithm):
-        parts = piece(lambda batch: shards(batch, learner.shards, learner.fisher_block))(found.batch)
-        problem = side_by_side(learner, state, parts, pace, seed, piece)
+        problem = side_by_side(learner, state, shards(batch, learner.shards, learner.fisher_block), pace, seed, piece)
     else:
-        problem = policy_problem(learner, state, found.batch, pace, seed)
+        problem = policy_problem(learner, state, seen(learner, state, batch), pace, seed)
     if found.gradient is not None:
         problem = problem._replace(gradient=lambda _: found.gradient)
     improve = IMPROVEMENTS[learner.algorithm.improve]
     params, memory, info = improve(problem, state.policy, state.policy_optimizer, learner.improve, pace, order)
-    known = {} if learner.model else {"constant_advantages": constant(found.batch.psi, found.lesson.mask)}
+    known = {} if learner.model else {"constant_advantages": constant(found.batch.psi, t.mask)}
     return state._replace(policy=params, policy_optimizer=memory, average=found.average), {**problem.outcome(params), **info, **known}
 
 
@@ -67,29 +68,34 @@ def adapt_penalty(learner: Learner, state: TrainState, kl: tf.Tensor) -> TrainSt
     return state._replace(penalty=tf.clip_by_value(state.penalty * factor, 1e-6, 1e6))
 
 
-def improve_critic(learner: Learner, state: TrainState, lesson: Lesson, order: tf.Tensor) -> tuple[TrainState, Metrics]:
+def critic_reads(learner: Learner, state: TrainState, rows: Nest, action: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """o and a, of observation, mask and memory, and of actions, as they were collected."""
+    return critic_sees(learner, state, *rows), inside(rows[1], action)
+
+
+def improve_critic(learner: Learner, state: TrainState, t: Trajectory, lesson: Lesson, order: tf.Tensor) -> tuple[TrainState, Metrics]:
     """Fits V or Q to its standardised targets, which are taken into their statistics first."""
-    share = flat(surrogates.weights(lesson.mask, lesson.target, "step"))
-    lesson = tf.nest.map_structure(flat, lesson)
-    target, prediction = lesson.target, lesson.prediction
+    share = flat(surrogates.weights(t.mask, lesson.target, "step"))
+    rows, action = tf.nest.map_structure(flat, ((t.observation, t.mask, t.memory), t.action))
+    target, prediction = flat(lesson.target), flat(lesson.prediction)
     metrics = {
         "explained_variance": critics.explained_variance(prediction, target, share),
         "value_rmse": tf.sqrt(2 * critics.value_loss(prediction, target, share)),
     }
-    statistics = learner.targets.update(state.targets, target, lesson.mask)
+    statistics = learner.targets.update(state.targets, target, rows[1])
     scaled = learner.targets.apply(statistics, target)
-    data = (lesson.observation, lesson.action, scaled, share)
-    phi, memory = fit_critic(learner, state.value, state.value_optimizer, *data, order)
+    look = functools.partial(critic_reads, learner, state)
+    phi, memory = fit_critic(learner, state.value, state.value_optimizer, rows, action, scaled, share, order, look)
     return state._replace(value=phi, value_optimizer=memory, targets=statistics), metrics
 
 
-def improve_model(learner: Learner, state: TrainState, lesson: Lesson, order: tf.Tensor) -> tuple[TrainState, Metrics]:
+def improve_model(learner: Learner, state: TrainState, t: Trajectory, lesson: Lesson, order: tf.Tensor) -> tuple[TrainState, Metrics]:
     """Fits the dynamics and the reward, in units of its deviation, to the batch; the policy is improved through what was learned."""
-    share = flat(surrogates.weights(lesson.mask, lesson.target, "step"))
-    lesson = tf.nest.map_structure(flat, lesson)
-    statistics = learner.targets.update(state.targets, lesson.target, lesson.mask)
-    reward = learner.targets.apply(statistics, lesson.target)
-    data = (lesson.observation, lesson.action, lesson.change, reward, share)
+    share = flat(surrogates.weights(t.mask, lesson.target, "step"))
+    statistics = learner.targets.update(state.targets, flat(lesson.target), flat(t.mask))
+    reward = learner.targets.apply(statistics, flat(lesson.target))
+    observation, action = see(learner, state, t.observation, t.mask), inside(t.mask, t.action)
+    data = (flat(observation), flat(action), flat(lesson.change), reward, share)
     phi, memory = fit_model(learner, state.model, state.model_optimizer, *data, order)
     assert learner.model is not None
     predicted = learner.model.apply(phi, tf.concat(data[:2], -1))[:, -1]
@@ -97,12 +103,16 @@ def improve_model(learner: Learner, state: TrainState, lesson: Lesson, order: tf
     return state._replace(model=phi, model_optimizer=memory, targets=statistics), metrics
 
 
-def finish(learner: Learner, state: TrainState, new: TrainState, trajectory: Trajectory, target: tf.Tensor) -> tuple[TrainState, tf.Tensor]:
+def remains(t: Trajectory) -> Trajectory:
+    """What of a trajectory is needed once it has been assessed: the memory of the rest may be used again."""
+    return t._replace(reward=(), next_observation=(), terminated=(), truncated=(), next_memory=())
+
+
+def finish(learner: Learner, state: TrainState, new: TrainState, t: Trajectory, target: tf.Tensor) -> tuple[TrainState, tf.Tensor]:
     """Takes the batch into the statistics. Returns: the new state, or the old one if not all numbers of the new one are finite; whether."""
     if learner.objective.scale_returns and not needs_critic(learner.algorithm):
-        new = new._replace(targets=learner.targets.update(state.targets, flat(target), flat(trajectory.mask)))
-    observed = inside(trajectory.mask, trajectory.observation)
-    new = new._replace(observations=learner.observations.update(state.observations, observed, trajectory.mask))
+        new = new._replace(targets=learner.targets.update(state.targets, flat(target), flat(t.mask)))
+    new = new._replace(observations=learner.observations.update(state.observations, inside(t.mask, t.observation), t.mask))
     sound = trees.all_finite(new)
     return trees.select(sound, new, state), sound
 
@@ -110,7 +120,7 @@ def finish(learner: Learner, state: TrainState, new: TrainState, trajectory: Tra
 def drawn(learner: Learner, found: Assessment, seeds: Sequence[tf.Tensor]) -> tuple[Nest, Nest]:
     """In which orders critic or model, and policy, go through the batch: samples or columns; () for what does not go in minibatches."""
     row, fit, improve = learner.algorithm, learner.critic, learner.improve
-    samples, units = found.lesson.mask.shape.num_elements(), found.batch.weight.shape[-1]
+    samples, units = found.lesson.target.shape.num_elements(), found.batch.weight.shape[-1]
     fitted, again = needs_critic(row) or learner.model is not None, row.improve == "epochs"
     critic = minibatches.orders(samples, fit.epochs, fit.minibatches, seeds[0]) if fitted else ()
     return critic, minibatches.orders(units, improve.epochs, improve.minibatches, seeds[1]) if again else ()
@@ -135,16 +145,17 @@ def make_update(
         seeds = tf.random.experimental.stateless_split(seed, 3)
         found = read(state, trajectory, seeds[0])
         order, again = drawn(learner, found, seeds[1:])
-        new, known = model(state, found.lesson, order) if learner.model else (state, {})
-        several = natural(learner.algorithm) and found.lesson.mask.shape.num_elements() > learner.fisher_block
-        new, metrics = (in_parts if several else alone)(new, found, pace, seeds[2], again)
+        t = remains(trajectory)
+        new, known = model(state, t, found.lesson, order) if learner.model else (state, {})
+        several = natural(learner.algorithm) and t.mask.shape.num_elements() > learner.fisher_block
+        new, metrics = (in_parts if several else alone)(new, t, found, pace, seeds[2], again)
         new = adapt_penalty(learner, new, metrics["kl"])
         if learner.algorithm.surrogate == "kl_penalised":
             metrics["penalty"] = new.penalty
         if needs_critic(learner.algorithm):
-            fitted, known = critic(state, found.lesson, order)  # waits for the batch alone, not for the policy
+            fitted, known = critic(state, t, found.lesson, order)  # waits for the batch alone, not for the policy
             new = new._replace(value=fitted.value, value_optimizer=fitted.value_optimizer, targets=fitted.targets)
-        new, sound = last(state, new, trajectory, found.lesson.target)
+        new, sound = last(state, new, t, found.lesson.target)
         return new, {**metrics, **known, "skipped": 1 - tf.cast(sound, tf.float32)}
 
     return update

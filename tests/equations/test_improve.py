@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfpg import algorithms, build, gradients, improve, minibatches, optimizers, psi, trees
+from tfpg import algorithms, build, gradients, improve, minibatches, normalizers, optimizers, psi, trees
 from tfpg.config import Config
 from tfpg.learner import flat, initial_state
 from tfpg.problem import Batch, policy_problem, shards, side_by_side
@@ -27,7 +27,9 @@ def settings(**changes):
 def bound(row, params):
     """A learner of a row whose policy is the enumeration's, and a state that holds params."""
     learner = build.make_learner(Config(), Spaces((enumeration.S * enumeration.T,), actions=enumeration.A))
-    learner = learner._replace(algorithm=algorithms.ALGORITHMS[row], policy=enumeration.POLICY, fisher_block=100)
+    learner = learner._replace(
+        algorithm=algorithms.ALGORITHMS[row], policy=enumeration.POLICY, fisher_block=100, observations=normalizers.identity()
+    )
     return learner, initial_state(learner._replace(algorithm=algorithms.ALGORITHMS["reinforce"]), SEED)._replace(policy=params)
 
 
@@ -40,7 +42,7 @@ def exact_batch():
     psi_t = psi.gae(trajectory, Critique(tf.constant(v[t, enumeration.STATES]), tf.constant(v_tp1)), Horizon(GAMMA, 0.8))
     weight = tf.broadcast_to(tf.constant(enumeration.probabilities(PARAMS)), psi_t.shape)
     columns = (trajectory.observation, trajectory.action, trajectory.log_prob, psi_t, weight, weight / enumeration.T)
-    return Batch(*map(flat, columns))
+    return Batch(*map(flat, columns), mask=tf.ones([len(flat(weight))], tf.bool))
 
 
 BATCH = exact_batch()
@@ -84,7 +86,7 @@ def test_a_batch_in_parts_and_blocks_is_the_same_problem(count, block, jit):
 
 @equation("PG-105")
 def test_parts_are_neighbours_as_equal_as_can_be_and_what_fills_them_up_weighs_nothing():
-    batch = BATCH._replace(psi=tf.range(1.0, 12.0), **{name: getattr(BATCH, name)[:11] for name in ("observation", "action", "log_prob")})
+    batch = tf.nest.map_structure(lambda x: x[:11], BATCH)._replace(psi=tf.range(1.0, 12.0))
     batch = batch._replace(weight=tf.ones([11]), share=tf.ones([11]))
     parts = shards(batch, 3, 3)
     assert [part.psi.numpy().tolist() for part in parts] == [[[1, 2, 3], [4, 0, 0]], [[5, 6, 7], [8, 0, 0]], [[9, 10, 11]]]
