@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 from learners import FULL, SEED, N, T, assert_equal, assessed, begun, differs, fill_padding, make, prepare, trajectory
 
-from tfpg import algorithms, trees, update
+from tfpg import algorithms, gradients, trees, update
 from tfpg.learner import initial_state
 from tfpg.update import make_update
 
@@ -230,8 +230,9 @@ def test_neither_parts_nor_blocks_change_the_step(algo, kind, rng):
 
     Of 24 samples the Fisher matrix is nearly singular: further iterations would magnify the last digits.
     """
-    for hidden in ("6", "40,40"):
+    for hidden, kept in (("6", False), ("40,40", False), ("80,80", True)):
         made, state, t = prepare(rng, moved=True, whole=True, algo=algo, kind=kind, hidden=hidden, cg_iterations=4)
+        assert gradients.worth_keeping(made.policy, state.policy, T * N) == kept
         t = fill_padding(t, np.nan)
         steps = [updated(made._replace(shards=n, fisher_block=size))(state, t, SEED, FULL)[0] for n, size in ((1, 10**6), (3, 4))]
         tf.nest.map_structure(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), *(step.policy for step in steps))
@@ -253,10 +254,13 @@ def test_an_update_in_pieces_is_the_update(name, rng):
     assert differs(whole[0].policy, state.policy)
 
 
-@pytest.mark.parametrize(("block", "shards", "programs"), [(10**6, 3, 4), (35, 3, 4), (34, 3, 3 + 3 * 4), (34, 2, 3 + 2 * 4)])
-def test_a_natural_gradient_of_one_block_is_one_program(block, shards, programs, rng):
-    """Of 35 samples: reading, policy, critic, statistics. In parts: of each gradient, two products, outcome (no factors are kept)."""
-    made, state, t = prepare(rng, fisher_block=block, shards=shards, cg_iterations=2)
+ONE_OR_MORE = [("6", 10**6, 3, 4), ("6", 35, 3, 4), ("6", 34, 3, 3 + 3 * 4), ("6", 34, 2, 3 + 2 * 4), ("80,80", 34, 3, 3 + 3 * 5)]
+
+
+@pytest.mark.parametrize(("hidden", "block", "shards", "programs"), ONE_OR_MORE)
+def test_a_natural_gradient_of_one_block_is_one_program(hidden, block, shards, programs, rng):
+    """Of 35 samples: reading, policy, critic, statistics. In parts: of each gradient, factors if kept, two products, outcome."""
+    made, state, t = prepare(rng, hidden=hidden, fisher_block=block, shards=shards, cg_iterations=2)
     calls = []
 
     def piece(f):

@@ -28,7 +28,7 @@ class Lesson(NamedTuple):
 
     target: tf.Tensor  # [T, N] of the critic; without one, what psi was before its baseline
     prediction: tf.Tensor  # [T, N] what the critic said
-    change: Nest = ()  # [T, N, O] to the next observation, where there is a model
+    change: Nest  # [T, N, O] to the next observation, where there is a model
 
 
 class Assessment(NamedTuple):
@@ -42,12 +42,12 @@ class Assessment(NamedTuple):
 
 def view(learner: Learner, state: TrainState, trajectory: Trajectory) -> View:
     """Normalises observations and puts together what policy and critic read."""
-    t = inside(trajectory.mask, trajectory)._replace(mask=trajectory.mask)
-    value = critic_sees(learner, state, t.observation, t.mask, t.memory)
-    value_next = critic_sees(learner, state, t.next_observation, t.mask, t.next_memory)
+    t, mask = inside(trajectory.mask, trajectory), trajectory.mask
+    value = critic_sees(learner, state, trajectory.observation, mask, trajectory.memory)
+    value_next = critic_sees(learner, state, trajectory.next_observation, mask, trajectory.next_memory)
     if learner.policy.advance is None:
-        return View(t, value, value, value_next, t.mask)
-    return View(t, (see(learner, state, t.observation, t.mask), t.age == 0, t.memory[:1]), value, value_next, t.mask)
+        return View(t, value, value, value_next, mask)
+    return View(t, (see(learner, state, trajectory.observation, mask), t.age == 0, t.memory[:1]), value, value_next, mask)
 
 
 class ActionValues(NamedTuple):

@@ -18,7 +18,7 @@ from tfpg import minibatches, off_policy, policies, returns, surrogates
 from tfpg.errors import UsageError
 from tfpg.files import sync
 from tfpg.fit import by_minibatches
-from tfpg.learner import Learner, flat, no_memory, perceive
+from tfpg.learner import Learner, flat, no_memory, perceive, see
 from tfpg.masks import inside
 from tfpg.types import Nest, Spaces, TrainState, Trajectory
 
@@ -262,7 +262,7 @@ def join(pieces: Sequence[Trajectory]) -> Trajectory:
 def log_prob(learner: Learner, state: TrainState, t: Trajectory) -> tf.Tensor:
     """log pi_theta(a_t|o_t) [T, N] of whole episodes under a policy with its own statistics of observations; 0 on padding."""
     policy, t = learner.policy, inside(t.mask, t)
-    seen: Nest = tf.reshape(perceive(learner, state, flat(t.observation)), [*t.mask.shape, -1])
+    seen: Nest = see(learner, state, t.observation, t.mask)
     if policy.advance is not None:
         seen = (seen, t.age == 0, no_memory(policy, t.mask.shape[1])[None])
     return inside(t.mask, policy.distribution(policy.parameters(state.policy, seen)).log_prob(t.action))

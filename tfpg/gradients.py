@@ -179,7 +179,8 @@ def keep_factors(policy: Policy, params: Nest, blocks: Nest, look: Look = as_is)
     """The factors of each block, for all Fisher products of one batch: leaves [blocks, size, ...] -> leaves [blocks, ...]."""
     net, w = policy.net, own_part(policy, params)
     dtype, outputs = w[-1]["kernel"].dtype, w[-1]["kernel"].shape[1]
-    of = lambda block: net.factors(w, look(block), tf.cast(combinations(policy, outputs), dtype))  # noqa: E731
+    c = tf.cast(combinations(policy, outputs), dtype)
+    of = lambda block: net.factors(w, look(block), c)  # noqa: E731
     if tf.nest.flatten(blocks)[0].shape[0] == 1:
         return tf.nest.map_structure(lambda x: x[None], of(tf.nest.map_structure(lambda x: x[0], blocks)))
     types = tf.nest.map_structure(lambda _: dtype, Factors(0, (0,) * len(w), (0,) * (len(w) - 1), 0))

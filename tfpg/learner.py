@@ -80,7 +80,7 @@ def flat(x: tf.Tensor) -> tf.Tensor:
 
 def perceive(learner: Learner, state: TrainState, observation: tf.Tensor) -> tf.Tensor:
     """What the networks see of raw observations: [M, *shape] -> normalised and flattened [M, O]."""
-    real = observation if observation.dtype.is_floating else tf.cast(observation, tf.float32)
+    real = tf.cast(observation, tf.nest.flatten(state.policy)[0].dtype)
     return tf.reshape(learner.observations.apply(state.observations, real), [-1, math.prod(observation.shape[1:])])
 
 

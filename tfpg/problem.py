@@ -38,9 +38,8 @@ def timed(learner: Learner) -> bool:
 def collected(learner: Learner, t: Trajectory, batch: Batch) -> Batch:
     """The batch with what was collected, as it was collected: outside of compiled programs it takes no memory. For `seen`."""
     observation: Nest = t.observation if learner.policy.advance is None else (t.observation, t.age, t.memory[:1])
-    own = Batch(observation=observation, action=t.action, log_prob=t.log_prob, mask=t.mask)
-    own = own if timed(learner) else tf.nest.map_structure(flat, own)
-    return batch._replace(observation=own.observation, action=own.action, log_prob=own.log_prob, mask=own.mask)
+    own = {"observation": observation, "action": t.action, "log_prob": t.log_prob, "mask": t.mask}
+    return batch._replace(**(own if timed(learner) else tf.nest.map_structure(flat, own)))
 
 
 def seen(learner: Learner, state: TrainState, batch: Batch) -> Batch:

@@ -70,7 +70,8 @@ def adapt_penalty(learner: Learner, state: TrainState, kl: tf.Tensor) -> TrainSt
 
 def critic_reads(learner: Learner, state: TrainState, rows: Nest, action: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """o and a, of observation, mask and memory, and of actions, as they were collected."""
-    return critic_sees(learner, state, *rows), inside(rows[1], action)
+    observation, mask, memory = rows
+    return critic_sees(learner, state, observation, mask, memory), inside(mask, action)
 
 
 def improve_critic(learner: Learner, state: TrainState, t: Trajectory, lesson: Lesson, order: tf.Tensor) -> tuple[TrainState, Metrics]:
@@ -82,7 +83,7 @@ def improve_critic(learner: Learner, state: TrainState, t: Trajectory, lesson: L
         "explained_variance": critics.explained_variance(prediction, target, share),
         "value_rmse": tf.sqrt(2 * critics.value_loss(prediction, target, share)),
     }
-    statistics = learner.targets.update(state.targets, target, rows[1])
+    statistics = learner.targets.update(state.targets, target, flat(t.mask))
     scaled = learner.targets.apply(statistics, target)
     look = functools.partial(critic_reads, learner, state)
     phi, memory = fit_critic(learner, state.value, state.value_optimizer, rows, action, scaled, share, order, look)
@@ -112,7 +113,7 @@ def finish(learner: Learner, state: TrainState, new: TrainState, t: Trajectory, 
     """Takes the batch into the statistics. Returns: the new state, or the old one if not all numbers of the new one are finite; whether."""
     if learner.objective.scale_returns and not needs_critic(learner.algorithm):
         new = new._replace(targets=learner.targets.update(state.targets, flat(target), flat(t.mask)))
-    new = new._replace(observations=learner.observations.update(state.observations, inside(t.mask, t.observation), t.mask))
+    new = new._replace(observations=learner.observations.update(state.observations, t.observation, t.mask))
     sound = trees.all_finite(new)
     return trees.select(sound, new, state), sound
 
