@@ -397,6 +397,27 @@ def test_envpool_resets_at_the_next_step_only(monkeypatch):
         gym.ENGINES["envpool"]("Other-v0", 3, 0)
 
 
+SETTLED = {
+    "a core each": ((2, 2), 3, {}, 0),
+    "two for two": ((2, 2), 2, {}, 0),
+    "its own number of threads": ((2, 2), 3, {"num_threads": 1}, None),
+    "fewer environments than cores": ((2, 2), 1, {}, None),
+    "a process on one of two cores": ((2, 1), 3, {}, None),
+    "as asked for": ((2, 2), 3, {"thread_affinity_offset": 1}, 1),
+}
+
+
+@pytest.mark.parametrize(("cores", "n", "arguments", "offset"), SETTLED.values(), ids=SETTLED)
+def test_envpool_s_threads_have_a_core_each_where_all_are_ours(cores, n, arguments, offset, monkeypatch):
+    given, module = [], conformance.envpool()
+    module.make = lambda name, **settings: given.append(settings) or conformance.NextStepCorridors(n)
+    monkeypatch.setitem(sys.modules, "envpool", module)
+    monkeypatch.setattr(os, "cpu_count", lambda: cores[0])
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores[1])), raising=False)
+    gym.ENGINES["envpool"](conformance.ID, n, 0, arguments=arguments)
+    assert given[0].get("thread_affinity_offset") == offset
+
+
 class LaidOut(conformance.NextStepCorridors):
     """A pool with EnvPool's lists beside its `step`."""
 

@@ -264,5 +264,5 @@ def envpool() -> types.ModuleType:
     """A module that offers what the bridge uses of EnvPool, with the corridor as its only environment."""
     module = types.ModuleType("envpool")
     vars(module)["list_all_envs"] = lambda: [ID]
-    vars(module)["make"] = lambda name, env_type, num_envs, seed: NextStepCorridors(num_envs)
+    vars(module)["make"] = lambda name, env_type, num_envs, seed, thread_affinity_offset=-1: NextStepCorridors(num_envs)
     return module

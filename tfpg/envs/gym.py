@@ -12,6 +12,7 @@ true one), where the next step starts (`observation`), and whether the row is a 
 
 import math
 import multiprocessing
+import os
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, NamedTuple
@@ -361,6 +362,18 @@ def bare(envs: Any, n: int) -> Callable[[np.ndarray], tuple[np.ndarray, ...]]:
     return step
 
 
+def settled(n: int, arguments: dict[str, Any]) -> dict[str, Any]:
+    """EnvPool's arguments, with a core for each of its threads where there are as many of one as of the other.
+
+    Left alone, two of them often wake on the same core. Not where there are fewer environments, where a number of threads is asked for, or
+    where the process must not use every core: EnvPool would leave those that it may use.
+    """
+    cores = os.cpu_count() or 0
+    free = hasattr(os, "sched_getaffinity") and len(os.sched_getaffinity(0)) == cores
+    own = {"thread_affinity_offset": 0} if free and n >= cores and "num_threads" not in arguments else {}
+    return {**own, **arguments}
+
+
 def open_envpool(
     name: str, n: int, seed: int, autoreset: str = "auto", arguments: dict[str, Any] | None = None, care: Care = CARELESS
 ) -> VectorEnvironment:
@@ -380,7 +393,7 @@ def open_envpool(
     if name not in envpool.list_all_envs():
         raise UsageError(f"--env={name} is not an environment of --engine=envpool; try --engine=sync.")
     try:
-        envs = envpool.make(name, env_type="gymnasium", num_envs=n, seed=seed, **(arguments or {}))
+        envs = envpool.make(name, env_type="gymnasium", num_envs=n, seed=seed, **settled(n, arguments or {}))
     except Exception as error:
         raise _explain(name, arguments or {}, error) from error
     spaces = spaces_of(name, envs.observation_space, envs.action_space)
