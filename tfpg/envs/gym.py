@@ -386,7 +386,6 @@ def open_envpool(
         raise UsageError(
             "--engine=envpool needs envpool, which is not installed: pip install envpool brings it, for Python 3.11 and later."
         ) from None
-    from tfpg.envs.single import named
     from tfpg.envs.spaces import flat, spaces_of, to_own
 
     _hush()
@@ -398,23 +397,22 @@ def open_envpool(
         raise _explain(name, arguments or {}, error) from error
     spaces = spaces_of(name, envs.observation_space, envs.action_space)
     resetting, sound = np.zeros(n, bool), Sound(name, None if spaces.parts else envs.observation_space, care.bounds)
-    move = bare(envs, n)
+    move, watched = bare(envs, n), _watched(name, envs, care)
 
     def array(observation: Any) -> np.ndarray:
         return flat(spaces.parts, observation, (n,)) if spaces.parts else np.array(observation, np.float32)
 
+    @watched
     def reset() -> np.ndarray:
         resetting[:] = False
-        with named(name):
-            first = array(envs.reset()[0])
+        first = array(envs.reset()[0])
         sound.check(first)
         return first
 
+    @watched
     def step(action: np.ndarray) -> Step:
-        own = to_own(action, spaces, envs.action_space)
-        with named(name):
-            after, reward, terminated, truncated = move(own)
-            after, reward, valid = array(after), np.array(reward, np.float32), ~resetting
+        after, reward, terminated, truncated = move(to_own(action, spaces, envs.action_space))
+        after, reward, valid = array(after), np.array(reward, np.float32), ~resetting
         sound.check(after, reward)
         resetting[:] = valid & (terminated | truncated)
         return Step(after, reward, terminated & valid, truncated & valid, valid, after)
