@@ -26,7 +26,7 @@ from tfpg.gradients import PASS  # noqa: E402
 KINDS = {
     "samples": [(envs, "64,64", 10) for envs in (64, 256, 1024, 4096, 16384, 32768)],
     "parameters": [(64, width, 10) for width in ("64,64", "256,256", "512,512", "1024,1024", "2200,2200")],
-    "iterations": [(64, "64,64", iterations) for iterations in (5, 10, 20, 50)],
+    "iterations": [(512, "64,64", iterations) for iterations in (5, 10, 20, 50)],
 }
 HORIZON, ROUNDS = 128, 3
 ONLY = flags.DEFINE_list("only", list(KINDS), f"what grows: {', '.join(KINDS)}")
