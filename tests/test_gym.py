@@ -397,7 +397,7 @@ def test_envpool_resets_at_the_next_step_only(monkeypatch):
         gym.ENGINES["envpool"]("Other-v0", 3, 0)
 
 
-SETTLED = {
+PINNED = {
     "a core each": ((2, 2), 3, {}, 0),
     "two for two": ((2, 2), 2, {}, 0),
     "its own number of threads": ((2, 2), 3, {"num_threads": 1}, None),
@@ -407,7 +407,7 @@ SETTLED = {
 }
 
 
-@pytest.mark.parametrize(("cores", "n", "arguments", "offset"), SETTLED.values(), ids=SETTLED)
+@pytest.mark.parametrize(("cores", "n", "arguments", "offset"), PINNED.values(), ids=PINNED)
 def test_envpool_s_threads_have_a_core_each_where_all_are_ours(cores, n, arguments, offset, monkeypatch):
     given, module = [], conformance.envpool()
     module.make = lambda name, **settings: given.append(settings) or conformance.NextStepCorridors(n)

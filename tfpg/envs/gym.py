@@ -362,7 +362,7 @@ def bare(envs: Any, n: int) -> Callable[[np.ndarray], tuple[np.ndarray, ...]]:
     return step
 
 
-def settled(n: int, arguments: dict[str, Any]) -> dict[str, Any]:
+def pinned(n: int, arguments: dict[str, Any]) -> dict[str, Any]:
     """EnvPool's arguments, with a core for each of its threads where there are as many of one as of the other.
 
     Left alone, two of them often wake on the same core. Not where there are fewer environments, where a number of threads is asked for, or
@@ -392,12 +392,12 @@ def open_envpool(
     if name not in envpool.list_all_envs():
         raise UsageError(f"--env={name} is not an environment of --engine=envpool; try --engine=sync.")
     try:
-        envs = envpool.make(name, env_type="gymnasium", num_envs=n, seed=seed, **settled(n, arguments or {}))
+        envs = envpool.make(name, env_type="gymnasium", num_envs=n, seed=seed, **pinned(n, arguments or {}))
     except Exception as error:
         raise _explain(name, arguments or {}, error) from error
     spaces = spaces_of(name, envs.observation_space, envs.action_space)
     resetting, sound = np.zeros(n, bool), Sound(name, None if spaces.parts else envs.observation_space, care.bounds)
-    move, watched = bare(envs, n), _watched(name, envs, care)
+    go, watched = bare(envs, n), _watched(name, envs, care)
 
     def array(observation: Any) -> np.ndarray:
         return flat(spaces.parts, observation, (n,)) if spaces.parts else np.array(observation, np.float32)
@@ -410,12 +410,15 @@ def open_envpool(
         return first
 
     @watched
-    def step(action: np.ndarray) -> Step:
-        after, reward, terminated, truncated = move(to_own(action, spaces, envs.action_space))
+    def move(own: np.ndarray) -> Step:
+        after, reward, terminated, truncated = go(own)
         after, reward, valid = array(after), np.array(reward, np.float32), ~resetting
         sound.check(after, reward)
         resetting[:] = valid & (terminated | truncated)
         return Step(after, reward, terminated & valid, truncated & valid, valid, after)
+
+    def step(action: np.ndarray) -> Step:
+        return move(to_own(action, spaces, envs.action_space))
 
     return VectorEnvironment(name, spaces, int(envs.spec.config.max_episode_steps), reset, step, envs.close)
 
