@@ -4,11 +4,13 @@ Each size is measured by `side.py` in processes of its own: a batch of in-graph 
 it, and then timed. All sizes of a kind take turns, ROUNDS times, and medians count: a machine's speed changes meanwhile. What is divided by
 is what the work is proportional to: samples; samples times multiplications, one for each parameter, and for each hidden unit as many as a
 pass over its number costs (`gradients.PASS`); and for the iterations, of which each adds one Fisher-vector product, the time they add.
-Memory is what the update takes at its peak on top of what the process held with the batch collected. Writes docs/growth.json and
-docs/growth.png. Let nothing else run meanwhile.
+Memory is what an update takes at its peak on top of what the process holds before it, measured once, apart, with allocators that give
+back what is free. Writes docs/growth.json and docs/growth.png. Let nothing else run meanwhile.
 """
 
 import json
+import math
+import os
 import statistics
 import subprocess
 import sys
@@ -29,25 +31,27 @@ KINDS = {
     "iterations": [(512, "64,64", iterations) for iterations in (5, 10, 20, 50)],
 }
 HORIZON, ROUNDS = 128, 3
+GIVING_BACK = {"TF_ONEDNN_USE_SYSTEM_ALLOCATOR": "1", "MALLOC_MMAP_THRESHOLD_": "262144"}
 ONLY = flags.DEFINE_list("only", list(KINDS), f"what grows: {', '.join(KINDS)}")
 
 
-def measure(envs: int, widths: str, iterations: int) -> dict[str, Any]:
+def measure(envs: int, widths: str, iterations: int, memory: bool = False) -> dict[str, Any]:
     """The update of one size, in a process of its own. The damping is so small that conjugate gradient does not end before its time."""
     width = int(widths.split(",", maxsplit=1)[0])
-    repeats = max(2, min(21, 65_536 * 512 // (envs * HORIZON * width)))
+    repeats = 0 if memory else max(2, min(21, 65_536 * 512 // (envs * HORIZON * width)))
     flags_ = [f"--envs={envs}", f"--horizon={HORIZON}", f"--hidden={widths}", f"--cg_iterations={iterations}", "--damping=1e-5"]
     command = [sys.executable, "benchmarks/side.py", "update", str(repeats), *flags_]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    env = {**os.environ, **(GIVING_BACK if memory else {})}
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, env=env)
     found = json.loads(done.stdout.splitlines()[-1])
     known = {"samples": envs * HORIZON, "iterations": iterations, "hidden": sum(map(int, widths.split(",")))}
-    return {**found, **known, "seconds": statistics.median(found["seconds"])}
+    return {**found, **known, "seconds": statistics.median(found["seconds"] or [math.nan])}
 
 
-def middle(rounds: list[dict[str, Any]]) -> dict[str, Any]:
-    """Of one size measured again and again, the medians, and the seconds of each round."""
-    medians = {name: statistics.median(row[name] for row in rounds) for name in ("seconds", "update_mb")}
-    return {**rounds[0], **medians, "rounds": [row["seconds"] for row in rounds]}
+def middle(rounds: list[dict[str, Any]], memory: dict[str, Any]) -> dict[str, Any]:
+    """Of one size measured again and again, the median and each of the rounds, and its memory."""
+    spent = [row["seconds"] for row in rounds]
+    return {**rounds[0], "seconds": statistics.median(spent), "rounds": spent, "update_mb": memory["update_mb"]}
 
 
 def unit(kind: str, row: dict[str, Any], first: dict[str, Any]) -> float:
@@ -106,7 +110,7 @@ def main(_: list[str]) -> None:
             measured[size].append(measure(*size))
             row = measured[size][-1]
             print(f"{kind} {row[kind]:,}: {row['seconds']:.3f} s", flush=True)
-        found[kind] = [middle(rounds) for rounds in measured.values()]
+        found[kind] = [middle(rounds, measure(*size, memory=True)) for size, rounds in measured.items()]
     found = {kind: found[kind] for kind in KINDS if kind in found}
     write_text(kept, json.dumps(found, indent=1) + "\n")
     draw(found, kept.with_suffix(".png"))

@@ -7,6 +7,7 @@ side.py update REPEATS FLAGS ...        one update of a batch collected in graph
 side.py serve BATCH                     an exported policy beside the compiled function that it holds, and matrix products
 """
 
+import ctypes
 import json
 import math
 import os
@@ -97,12 +98,13 @@ def product(samples: int) -> dict[str, Any]:
     import tensorflow as tf
 
     from tfpg import gradients, nets, policies
+    from tfpg.blocks import in_blocks
     from tfpg.config import Config
 
     block, width, times = Config.fisher_block, 64, 20
     policy = policies.categorical(nets.mlp([4, width, width, 2]), 2)
     theta = policy.init(tf.constant([1, 2]))
-    observation, weight = gradients.in_blocks((tf.random.stateless_normal([samples, 4], [1, 2]), tf.fill([samples], 1 / samples)), block)
+    observation, weight = in_blocks((tf.random.stateless_normal([samples, 4], [1, 2]), tf.fill([samples], 1 / samples)), block)
     data = gradients.keep_factors(policy, theta, observation)
     shapes = [(4, width), (width, width), (width, 2)]
     multiplied = 2 * 2 * samples * sum(n * m for n, m in shapes)
@@ -142,7 +144,11 @@ def resident(field: str) -> float:
 
 
 def update(repeats: int, arguments: list[str]) -> dict[str, Any]:
-    """The update of a run in graph, in programs as `run.py` makes them; its memory is what it takes on top of the batch at its peak."""
+    """The update of a run in graph, in programs as `run.py` makes them; its memory is what a later one takes at its peak on top of what the
+    process holds between them, the batch included: the first also compiles.
+
+    The batch is one of 64 environments, again and again: collecting all of it would leave memory behind that an update may use.
+    """
     import tensorflow as tf
 
     from tfpg import acting, build, engines, rollout
@@ -152,12 +158,18 @@ def update(repeats: int, arguments: list[str]) -> dict[str, Any]:
     config = configure(arguments)
     environment, piece, seed, pace = engines.open_graph(config), engines.compiler(config), tf.constant([1, 2]), tf.constant(1.0)
     learner = build.make_learner(config, environment.spaces)
-    state, begun = initial_state(learner, seed), rollout.start(environment, learner, config.envs, seed)
-    trajectory = piece(rollout.make_collect(environment, learner, config.envs, config.horizon))(state, begun, seed)[1]
+    state, few = initial_state(learner, seed), min(config.envs, 64)
+    collect = piece(rollout.make_collect(environment, learner, few, config.horizon))
+    own = collect(state, rollout.start(environment, learner, few, seed), seed)[1]
+    trajectory = tf.nest.map_structure(lambda x: tf.concat([x] * (config.envs // few), 1), own)
     improve = acting.direct(make_update(learner, piece))
     batch = sum(leaf.numpy().nbytes for leaf in tf.nest.flatten(trajectory)) / 1e6
+    again = lambda: [leaf.numpy() for leaf in tf.nest.flatten(improve(state, trajectory, seed, pace)[0].policy)]  # noqa: E731
+    spent = seconds(again, repeats)
+    ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")  # what was the most so far is what there is now
     held = resident("VmRSS")
-    spent = seconds(lambda: [leaf.numpy() for leaf in tf.nest.flatten(improve(state, trajectory, seed, pace)[0].policy)], repeats)
+    again()
     parameters = sum(leaf.shape.num_elements() for leaf in tf.nest.flatten(state.policy))
     return {"seconds": spent, "parameters": parameters, "batch_mb": batch, "update_mb": resident("VmHWM") - held}
 

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 from learners import GAMMA, LAMBDA, STEPS, N, T, assert_equal, assessed, begun, episodes, fill_padding, make, prepare, trajectory
 
-from tfpg import algorithms, assess, gradients, learner, trees
+from tfpg import algorithms, assess, blocks, gradients, learner, trees
 from tfpg.learner import flat
 from tfpg.types import Policy
 
@@ -247,7 +247,7 @@ TARGETS = [
 
 
 @pytest.mark.parametrize(("critic", "psi", "kind"), TARGETS)
-def test_the_critic_s_target_and_prediction_are_their_definitions(critic, psi, kind, rng):
+def test_the_critic_s_target_and_its_error_are_their_definitions(critic, psi, kind, rng):
     """A policy that leaves nothing to chance, so that a' ~ pi is known: what is sampled, and what the mean over actions is."""
     chosen = {"algo": "reinforce", "psi": psi, "critic": critic, "baseline": "value" if psi == "togo" else "", "kind": kind}
     made, state, t = prepare(rng, moved=True, **chosen)
@@ -269,7 +269,10 @@ def test_the_critic_s_target_and_prediction_are_their_definitions(critic, psi, k
                 wanted[k, i] = float(t.reward[k, i]) + goes_on * then[k, i]
     found = assessed(made, state, t)
     np.testing.assert_allclose(found.lesson.target, wanted, rtol=2e-3, atol=2e-4)
-    np.testing.assert_allclose(found.lesson.prediction, c["q_t"] if algorithms.fits_q(made.algorithm) else c["v_t"], **CLOSE)
+    mask, target = t.mask.numpy(), found.lesson.target.numpy()
+    error = (target - (c["q_t"] if algorithms.fits_q(made.algorithm) else c["v_t"]))[mask]
+    assert float(found.known["value_rmse"]) == pytest.approx(np.sqrt(np.mean(error**2)), rel=1e-3)
+    assert float(found.known["explained_variance"]) == pytest.approx(1 - np.var(error) / np.var(target[mask]), rel=1e-3, abs=1e-3)
 
 
 def test_every_critic_is_tried():
@@ -336,7 +339,7 @@ def test_what_a_batch_holds_is_data(rng):
     with tf.GradientTape() as tape:
         tape.watch((t.reward, t.log_prob, state.value))
         found = assessed(made, state, t)
-        total = sum(tf.reduce_sum(x) for x in (found.batch.psi, found.batch.log_prob, found.lesson.target, found.lesson.prediction))
+        total = sum(tf.reduce_sum(x) for x in (found.batch.psi, found.batch.log_prob, found.lesson.target))
     assert all(leaf is None for leaf in tf.nest.flatten(tape.gradient(total, (t.reward, t.log_prob, state.value))))
 
 
@@ -369,7 +372,7 @@ def test_shapes_are_known_when_a_program_is_traced(rng):
     assert trajectory(made, state, rng, whole=True).mask.shape == [T, N]
 
 
-@pytest.mark.parametrize("rows", [15, gradients.BLOCK, 7 * 331, 3 * gradients.BLOCK])
+@pytest.mark.parametrize("rows", [15, blocks.BLOCK, 7 * 331, 3 * blocks.BLOCK])
 @pytest.mark.parametrize("jit", [False, True])
 def test_rows_in_turn_are_the_rows_at_once(rows, jit, rng):
     """Of one block, of blocks that are full, and of a last one that is not; never are more rows than a block looked at."""
@@ -379,9 +382,9 @@ def test_rows_in_turn_are_the_rows_at_once(rows, jit, rng):
         most.append(x.shape[0])
         return tf.reduce_sum(x**2, -1) + y
 
-    found = tf.function(lambda: gradients.in_turn(of, x, y), jit_compile=jit)()
+    found = tf.function(lambda: blocks.in_turn(of, tf.float64, x, y), jit_compile=jit)()
     np.testing.assert_allclose(found, np.sum(x.numpy() ** 2, -1) + y, rtol=1e-14)
-    assert max(most) <= gradients.BLOCK
+    assert max(most) <= blocks.BLOCK
 
 
 @pytest.mark.parametrize("critic", ["td", "sarsa"])
@@ -389,8 +392,10 @@ def test_values_of_a_batch_larger_than_a_block_are_those_of_its_parts(critic, rn
     made = make("actor_critic", critic=critic, psi="q" if critic == "sarsa" else "td")
     state = begun(made, rng)
     observation = tf.constant(rng.normal(size=[7, 331, 2]), tf.float32)
+    mask = tf.ones([7, 331], tf.bool)
     action = [tf.constant(rng.integers(0, 2, size=[7, 331]), tf.int32)] if critic == "sarsa" else []
-    found = learner.values(made, state, observation, *action)
-    parts = [learner.values(made, state, observation[t : t + 1], *(a[t : t + 1] for a in action))[0] for t in range(7)]
+    found = learner.values(made, state, (observation, mask, ()), *action)
+    at = lambda t: tf.nest.map_structure(lambda x: x[t : t + 1], ((observation, mask, ()), *action))  # noqa: E731
+    parts = [learner.values(made, state, *at(t))[0] for t in range(7)]
     np.testing.assert_allclose(found, parts, rtol=1e-5, atol=1e-6)
     assert np.ptp(found) > 1e-2

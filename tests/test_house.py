@@ -16,6 +16,7 @@ FLOORS = {
     0: ["types", "checks", "config", "errors", "algorithms", "programs"],
     1: [
         "trees",
+        "blocks",
         "masks",
         "minibatches",
         "processes",

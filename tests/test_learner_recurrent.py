@@ -114,12 +114,13 @@ def test_critics_see_the_memory_before_and_the_memory_after_a_step(engine, monke
     made, state = remembering()
     t = chunks(engine, made, state, monkeypatch)[1]
     seen = assess.view(made, state, t)
+    now, following = (learner.critic_sees(made, state, *rows) for rows in (seen.now, seen.following))
     mask, cut = t.mask.numpy(), t.truncated.numpy()
-    np.testing.assert_array_equal(seen.value[..., 2:][mask], t.memory[mask])
-    np.testing.assert_array_equal(seen.value_next[..., 2:][mask], t.next_memory[mask])
+    np.testing.assert_array_equal(now[..., 2:][mask], t.memory[mask])
+    np.testing.assert_array_equal(following[..., 2:][mask], t.next_memory[mask])
     assert (np.abs(t.next_memory[cut]).max(-1) > 1e-3).all()
     goes_on = mask[:-1] & mask[1:] & ~(t.terminated | t.truncated).numpy()[:-1]
-    np.testing.assert_allclose(seen.value_next[:-1][goes_on], seen.value[1:][goes_on], atol=1e-6)
+    np.testing.assert_allclose(following[:-1][goes_on], now[1:][goes_on], atol=1e-6)
     assert goes_on.sum() > 8
 
 

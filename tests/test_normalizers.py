@@ -65,6 +65,16 @@ def test_moments_are_those_of_the_visible_samples(mode, rng, shape):
 
 
 @pytest.mark.parametrize("shape", SHAPES)
+def test_moments_of_many_samples_are_those_of_all_at_once(mode, rng, shape):
+    """Two blocks and a part of one, of which a third is hidden."""
+    x = samples(rng, shape, 3 * 1709).reshape([1709, 3, *shape])
+    mask = rng.uniform(size=[1709, 3]) < 2 / 3
+    visible = x[mask]
+    x[~mask] = np.nan
+    assert_moments(mode(normalizers.moments)(tf.constant(x), tf.constant(mask)), population(visible))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
 def test_moments_of_nothing_are_zero(mode, shape):
     x, mask = tf.fill([4, 3, *shape], tf.constant(np.nan, tf.float64)), tf.zeros([4, 3], tf.bool)
     assert_moments(mode(normalizers.moments)(x, mask), population(np.zeros([0, *shape])))

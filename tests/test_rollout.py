@@ -212,3 +212,56 @@ def test_a_group_begins_alike_and_acts_apart():
         np.testing.assert_array_equal(first[::2], first[1::2])
         assert len(np.unique(first[::2, 0])) == 4
         assert not np.array_equal(trajectory.action[:, ::2], trajectory.action[:, 1::2])
+
+
+@pytest.mark.parametrize(
+    ("n", "group", "parts"),
+    [
+        (1, 1, 1),
+        (512, 1, 1),
+        (1023, 1, 1),
+        (1024, 1, 2),
+        (1536, 1, 3),
+        (1537, 1, 1),
+        (1030, 1, 2),
+        (2048, 512, 4),
+        (1200, 400, 1),
+        (4096, 8, 8),
+    ],
+)
+def test_many_environments_are_shared_out_in_equal_parts_and_whole_groups(n, group, parts):
+    assert rollout.shared_out(n, group) == parts
+
+
+@pytest.mark.parametrize("algo", ["npg", "reinforce"])
+def test_parts_are_what_their_environments_are_alone(algo, monkeypatch):
+    """Six environments in three parts: those of three pairs with seeds of their own, side by side, and what is told is of all of them."""
+    environment = cartpole.make()
+    learner = make_learner(algo, environment.spaces)
+    state, carry = initial_state(learner, SEED), rollout.start(environment, learner, 6, SEED)
+    alone = tf.function(rollout.make_collect(environment, learner, 2, 40))
+    seeds = tf.unstack(tf.random.experimental.stateless_split(SEED, 3))
+    pairs = [alone(state, tf.nest.map_structure(lambda x, i=i: x[2 * i : 2 * i + 2], carry), seeds[i]) for i in range(3)]
+    monkeypatch.setattr(rollout, "ALONE", 2)
+    after, trajectory, metrics = tf.function(rollout.make_collect(environment, learner, 6, 40))(state, carry, SEED)
+    equal = lambda found, axis, parts: np.testing.assert_allclose(found, np.concatenate(parts, axis), rtol=1e-6)  # noqa: E731
+    tf.nest.map_structure(lambda found, *parts: equal(found, 0, parts), after, *[pair[0] for pair in pairs])
+    tf.nest.map_structure(lambda found, *parts: equal(found, 1, parts), trajectory, *[pair[1] for pair in pairs])
+    assert len(np.unique(trajectory.observation[1, :, 1])) == 6
+    told = [pair[2] for pair in pairs]
+    ended = np.array([float(each["episodes"]) for each in told])
+    assert (ended > 0).all()
+    assert float(metrics["episodes"]) == ended.sum()
+    assert float(metrics["steps"]) == trajectory.mask.numpy().sum() == sum(float(each["steps"]) for each in told)
+    assert float(metrics["return_min"]) == min(float(each["return_min"]) for each in told)
+    for name in ("return_mean", "length_mean"):
+        assert float(metrics[name]) == pytest.approx(np.average([float(each[name]) for each in told], weights=ended), rel=1e-6)
+
+
+def test_without_an_end_there_is_nothing_to_tell():
+    environment = cartpole.make()
+    learner = make_learner("npg", environment.spaces)
+    state, carry = initial_state(learner, SEED), rollout.start(environment, learner, 2, SEED)
+    metrics = tf.function(rollout.make_collect(environment, learner, 2, 3))(state, carry, SEED)[2]
+    assert (int(metrics["steps"]), int(metrics["episodes"])) == (6, 0)
+    assert np.isnan([metrics["return_mean"], metrics["return_min"], metrics["length_mean"]]).all()

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 from learners import FULL, SEED, N, T, assert_equal, assessed, begun, differs, fill_padding, make, prepare, trajectory
 
-from tfpg import algorithms, gradients, trees, update
+from tfpg import acting, algorithms, gradients, trees, update
 from tfpg.learner import initial_state
 from tfpg.update import make_update
 
@@ -268,6 +268,15 @@ def test_a_natural_gradient_of_one_block_is_one_program(hidden, block, shards, p
 
     make_update(made, piece)(state, t, SEED, FULL)
     assert len(calls) == programs
+
+
+def test_programs_are_not_kept_from_running_at_the_same_time(rng):
+    """TensorFlow runs a function without any control flow on the thread that calls it, one program after another (2.21)."""
+    made, state, t = prepare(rng)
+    run = acting.traced(make_update(made, lambda f: tf.function(f, autograph=False)), state, t, SEED, FULL)
+    calls = [op.type for op in run.graph.get_operations() if "Call" in op.type or "While" in op.type]
+    assert "StatelessWhile" in calls
+    assert len(calls) == 5
 
 
 @pytest.mark.parametrize("of", ["policy", "critic"])

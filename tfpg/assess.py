@@ -18,8 +18,8 @@ class View(NamedTuple):
 
     t: Trajectory
     policy: Nest  # [T, N, O]; of a recurrent policy (that, where episodes begin, what it remembered at first)
-    value: tf.Tensor  # [T, N, O + H]
-    value_next: tf.Tensor  # [T, N, O + H] at the true next observation
+    now: Nest  # observation, mask and memory as they were collected: what `critic_sees` makes of them takes their memory again
+    following: Nest  # the same at the true next observation
     mask: tf.Tensor  # [T, N]
 
 
@@ -27,27 +27,27 @@ class Lesson(NamedTuple):
     """What critic and model are fitted to, beside what was collected."""
 
     target: tf.Tensor  # [T, N] of the critic; without one, what psi was before its baseline
-    prediction: tf.Tensor  # [T, N] what the critic said
     change: Nest  # [T, N, O] to the next observation, where there is a model
 
 
 class Assessment(NamedTuple):
     """What a trajectory teaches. Nothing that it holds itself: whatever a program gives takes memory for each sample."""
 
-    batch: Batch  # without what was collected, which `problem.collected` puts in
+    batch: Batch  # without what was collected, and what follows from its mask, which `problem.collected` puts in
     average: Nest  # state of the moving-average baseline
     gradient: Nest | None  # grad J where it is made from scores directly
     lesson: Lesson
+    known: Nest  # of the critic before it is fitted: metrics
 
 
 def view(learner: Learner, state: TrainState, trajectory: Trajectory) -> View:
-    """Normalises observations and puts together what policy and critic read."""
+    """Puts together what policy and critic read."""
     t, mask = inside(trajectory.mask, trajectory), trajectory.mask
-    value = critic_sees(learner, state, trajectory.observation, mask, trajectory.memory)
-    value_next = critic_sees(learner, state, trajectory.next_observation, mask, trajectory.next_memory)
-    if learner.policy.advance is None:
-        return View(t, value, value, value_next, mask)
-    return View(t, (see(learner, state, trajectory.observation, mask), t.age == 0, t.memory[:1]), value, value_next, mask)
+    policy: Nest = see(learner, state, trajectory.observation, mask)
+    if learner.policy.advance is not None:
+        policy = (policy, t.age == 0, t.memory[:1])
+    now = (trajectory.observation, mask, trajectory.memory)
+    return View(t, policy, now, (trajectory.next_observation, mask, trajectory.next_memory), mask)
 
 
 class ActionValues(NamedTuple):
@@ -67,14 +67,15 @@ def criticise(learner: Learner, state: TrainState, seen: View, seed: tf.Tensor) 
         nothing = tf.zeros_like(seen.t.reward)
         return Critique(nothing, nothing, None), None
     if not fits_q(learner.algorithm):
-        return Critique(values(learner, state, seen.value), values(learner, state, seen.value_next), None), None
+        return Critique(values(learner, state, seen.now), values(learner, state, seen.following), None), None
     policy = learner.policy
-    p_t, p_tp1 = (policy.parameters(state.policy, o) for o in (seen.policy, seen.value_next))
+    o_t, o_tp1 = (critic_sees(learner, state, *rows) for rows in (seen.now, seen.following))
+    p_t, p_tp1 = (policy.parameters(state.policy, o) for o in (seen.policy, o_tp1))
     a_tp1 = policy.act(p_tp1, policy.noise(tf.shape(seen.mask), seed))
-    q_t, sampled = values(learner, state, seen.value, seen.t.action), values(learner, state, seen.value_next, a_tp1)
+    q_t, sampled = values(learner, state, seen.now, seen.t.action), values(learner, state, seen.following, a_tp1)
     if learner.value.every is None:
         return Critique(tf.zeros_like(q_t), sampled, q_t), ActionValues(sampled, None)
-    every_t, every_tp1 = (learner.targets.invert(state.targets, learner.value.every(state.value, o)) for o in (seen.value, seen.value_next))
+    every_t, every_tp1 = (learner.targets.invert(state.targets, learner.value.every(state.value, o)) for o in (o_t, o_tp1))
     v_t, v_tp1 = (tf.reduce_sum(tf.nn.softmax(p["logits"]) * q, -1) for p, q in ((p_t, every_t), (p_tp1, every_tp1)))
     return Critique(v_t, v_tp1, q_t), ActionValues(sampled, every_tp1)
 
@@ -124,6 +125,13 @@ TARGETS: dict[str, Callable[..., tf.Tensor]] = {
 }
 """What the critic is fitted to (PG-59, PG-60, PG-61, PG-131). A return that the batch cuts short is completed by V: of episodes that
 terminate 'monte_carlo' is G_t."""
+
+
+def target(learner: Learner, seen: View, c: Critique, q: ActionValues | None, estimate_t: tf.Tensor) -> tf.Tensor:
+    """What the critic is fitted to [T, N]. Args: estimate_t: psi before its baseline; A^lambda_t is half of the lambda-return."""
+    if learner.algorithm.psi == "gae" and learner.algorithm.critic == "lambda":
+        return estimate_t + inside(seen.mask, c.v_t)
+    return TARGETS[learner.algorithm.critic](learner, seen, c, q)
 
 
 class Scores(NamedTuple):
@@ -219,10 +227,19 @@ def estimate(learner: Learner, seen: View, c: Critique) -> tf.Tensor:
     return psi.member(learner.algorithm.psi, seen.t, c, learner.horizon)
 
 
-def lesson(learner: Learner, seen: View, target_t: tf.Tensor, prediction_t: tf.Tensor) -> Lesson:
+def lesson(learner: Learner, state: TrainState, seen: View, target_t: tf.Tensor) -> Lesson:
     """Of what was seen, the part that is fitted to."""
-    target, prediction = tf.stop_gradient(inside(seen.mask, target_t)), tf.stop_gradient(inside(seen.mask, prediction_t))
-    return Lesson(target, prediction, seen.value_next - seen.value if learner.model else ())
+    o_t, o_tp1 = (critic_sees(learner, state, *rows) for rows in (seen.now, seen.following))
+    return Lesson(tf.stop_gradient(inside(seen.mask, target_t)), o_tp1 - o_t if learner.model else ())
+
+
+def judged(prediction_t: tf.Tensor, target_t: tf.Tensor, mask_t: tf.Tensor) -> dict[str, tf.Tensor]:
+    """How near a critic is to what it will be fitted to: the share of variance that it explains, and its error in units of reward."""
+    share = surrogates.weights(mask_t, target_t, "step")
+    return {
+        "explained_variance": critics.explained_variance(prediction_t, target_t, share),
+        "value_rmse": tf.sqrt(2 * critics.value_loss(prediction_t, target_t, share)),
+    }
 
 
 def assess(learner: Learner, state: TrainState, trajectory: Trajectory, seed: tf.Tensor) -> Assessment:
@@ -235,7 +252,7 @@ def assess(learner: Learner, state: TrainState, trajectory: Trajectory, seed: tf
     c, q = criticise(learner, state, seen, seed)
     estimate_t = estimate(learner, seen, c)
     unfitted_t = seen.t.reward if learner.model else estimate_t
-    target_t = TARGETS[row.critic](learner, seen, c, q) if needs_critic(row) else unfitted_t
+    target_t = target(learner, seen, c, q, estimate_t) if needs_critic(row) else unfitted_t
     scale_t = tf.ones_like(seen.t.reward)
     if numbers.weigh_by_age:
         scale_t = returns.discount_from_start(scale_t, learner.horizon.gamma, seen.t.age)
@@ -247,9 +264,7 @@ def assess(learner: Learner, state: TrainState, trajectory: Trajectory, seed: tf
     psi_t = scale_t * baselines.subtract(estimate_t, b_t, mask)
     if numbers.whiten:
         psi_t = baselines.standardise(psi_t, mask, 1e-8)
-    weight_t = surrogates.weights(mask, psi_t, "traj" if whole_episodes(row) else "step")
-    share_t = surrogates.weights(mask, psi_t, "step")
-    columns = Batch(psi=psi_t, weight=weight_t, share=share_t)
+    columns = Batch(psi=psi_t)
     if in_columns(row):
         # With V as its baseline a return that the clock cut is completed by V, in psi and so in what is summed anew.
         v_tp1 = c.v_tp1 if row.baseline == "value" else tf.zeros_like(psi_t)
@@ -257,5 +272,5 @@ def assess(learner: Learner, state: TrainState, trajectory: Trajectory, seed: tf
         columns = columns._replace(reward=reward_t, discount=discount_t, lambda_=lambda_t, baseline=b_t, scale=scale_t)
     if not timed(learner):
         columns = tf.nest.map_structure(flat, columns)
-    prediction_t = c.q_t if fits_q(row) and needs_critic(row) else c.v_t
-    return Assessment(columns, average, gradient, lesson(learner, seen, target_t, prediction_t))
+    known = judged(c.q_t if fits_q(row) else c.v_t, target_t, mask) if needs_critic(row) else {}
+    return Assessment(columns, average, gradient, lesson(learner, state, seen, target_t), known)

@@ -270,7 +270,7 @@ def log_prob(learner: Learner, state: TrainState, t: Trajectory) -> tf.Tensor:
 
 def clone(learner: Learner, state: TrainState, t: Trajectory, epochs: int, seed: tf.Tensor) -> TrainState:
     """`epochs` passes of maximum likelihood, J_ML = mean of log pi(a_t|o_t) over the steps   (PG-27), by Adam as the critic is fitted."""
-    policy, fit = learner.policy, learner.critic._replace(epochs=epochs)
+    policy, fit = learner.policy, learner.critic
 
     def loss(theta: Nest, part: Nest) -> tf.Tensor:
         (observation, action), w = part

@@ -5,7 +5,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfpg import nets, trees
+from tfpg import nets
+from tfpg.blocks import over_blocks
 from tfpg.types import Factors, Nest, Policy
 
 
@@ -120,40 +121,6 @@ def worth_keeping(policy: Policy, params: Nest, samples: int) -> bool:
     products, widths = sum(n * m for n, m in kernels), sum(m for _, m in kernels[:-1])
     numbers = sum(n for n, _ in kernels) + rows * widths
     return PASS * rows * widths < 3 * products and 4 * samples * numbers <= KEPT_BYTES
-
-
-BLOCK = 2048
-"""Samples that are computed at once: they stay in cache, and memory does not grow with the batch."""
-
-
-def in_blocks(x: Nest, size: int) -> Nest:
-    """M samples as blocks that stay in cache: leaves [M, ...] -> [blocks, size, ...], the last one filled up with zeros."""
-
-    def leaf(x: tf.Tensor) -> tf.Tensor:
-        block = min(size, x.shape[0])
-        missing = -x.shape[0] % block
-        filled = tf.pad(x, [[0, missing], *[[0, 0]] * (x.shape.rank - 1)]) if missing else x
-        return tf.reshape(filled, [-1, block, *x.shape[1:]])
-
-    return tf.nest.map_structure(leaf, x)
-
-
-def over_blocks(of: Callable[[Nest], Nest], blocks: Nest, like: Nest) -> Nest:
-    """sum_i of(block i), shaped like `like`: memory does not grow with the number of blocks. Args: blocks: leaves [blocks, size, ...]."""
-    count, one = tf.nest.flatten(blocks)[0].shape[0], lambda i: of(tf.nest.map_structure(lambda x: x[i], blocks))
-    if count == 1:
-        return one(0)
-    add = lambda i, total: (i + 1, trees.axpy(1.0, one(i), total))  # noqa: E731
-    return tf.while_loop(lambda i, _: i < count, add, (tf.constant(0), trees.zeros_like(like)))[1]
-
-
-def in_turn(of: Callable[..., tf.Tensor], *x: tf.Tensor) -> tf.Tensor:
-    """of(*x) of rows that know nothing of one another, BLOCK at a time: each x [M, ...] -> [M]."""
-    samples = x[0].shape[0]
-    if samples <= BLOCK:
-        return of(*x)
-    found = tf.map_fn(lambda block: of(*block), in_blocks(x, BLOCK), fn_output_signature=x[0].dtype)
-    return tf.reshape(found, [-1])[:samples]
 
 
 def fisher_of_single(policy: Policy, params: Nest, observation: tf.Tensor, weight: tf.Tensor, v: Nest) -> Nest:

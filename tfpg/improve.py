@@ -54,7 +54,7 @@ def ascend(problem: Problem, params: Nest, memory: Nest, settings: Settings, pac
 
 
 def epochs(problem: Problem, params: Nest, memory: Nest, settings: Settings, pace: tf.Tensor, order: Nest) -> tuple[Nest, Nest, Info]:
-    """`ascend` on each of the parts of the batch that `order` holds (of `minibatches.orders`), `epochs` times over.
+    """`ascend` on each of the parts of the batch that `order` chooses, pass after pass.
 
     An update is refused, and counted, where the effective share of the batch at theta is below `least_overlap`: the data then say too
     little about the policy that is to be improved.
@@ -70,7 +70,7 @@ def epochs(problem: Problem, params: Nest, memory: Nest, settings: Settings, pac
         return theta, memory, refused + tf.cast(~usable, tf.float32), tf.minimum(least, overlap)
 
     start = (params, memory, tf.constant(0.0), tf.constant(1.0))
-    theta, memory, refused, least = minibatches.passes(step, start, order, settings.epochs)
+    theta, memory, refused, least = minibatches.passes(step, start, order)
     moved = trees.norm(trees.axpy(-1.0, params, theta))
     info = {"gradient_norm": trees.norm(problem.gradient(params)), "step_size": moved, "refused": refused, "overlap": least}
     return theta, memory, info

@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from tfpg import gradients
 from tfpg.algorithms import Algorithm, needs_critic
+from tfpg.blocks import in_turn
 from tfpg.improve import Settings
 from tfpg.masks import inside
 from tfpg.types import Horizon, Nest, Net, Normalizer, Optimizer, Policy, TrainState, Value
@@ -115,7 +115,12 @@ def no_memory(policy: Policy, n: int) -> Nest:
     return tf.zeros([n, policy.memory]) if policy.memory else ()
 
 
-def values(learner: Learner, state: TrainState, observation: tf.Tensor, *action: tf.Tensor) -> tf.Tensor:
-    """V(o) or Q(o, a) in units of reward, for what the networks see [T, N, O] -> [T, N]."""
-    v = gradients.in_turn(lambda *rows: learner.value.apply(state.value, *rows), *map(flat, (observation, *action)))
-    return learner.targets.invert(state.targets, tf.reshape(v, observation.shape[:2]))
+def values(learner: Learner, state: TrainState, rows: Nest, *action: tf.Tensor) -> tf.Tensor:
+    """V(o) or Q(o, a) in units of reward -> [T, N]. Args: rows: observation, mask and memory [T, N, ...] as they were collected."""
+
+    def of(rows: Nest, *action: tf.Tensor) -> tf.Tensor:
+        return learner.value.apply(state.value, critic_sees(learner, state, *rows), *action)
+
+    dtype = tf.nest.flatten(state.value)[0].dtype
+    v = in_turn(of, dtype, *tf.nest.map_structure(flat, (rows, *action)))
+    return learner.targets.invert(state.targets, tf.reshape(v, rows[1].shape))

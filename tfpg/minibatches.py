@@ -1,41 +1,63 @@
 """Passes over a batch in shuffled minibatches: the loop that policies, critics and models are fitted by."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import tensorflow as tf
 
 from tfpg.types import Nest
 
+ROUNDS = 32
 
-def orders(units: int, epochs: int, count: int, seed: tf.Tensor) -> tf.Tensor:
-    """Which units each of `count` minibatches of each pass holds: every pass has an order of its own.
+
+class Orders(NamedTuple):
+    """Every pass has an order of its own, of which a few random numbers are all that is kept."""
+
+    units: int
+    minibatches: int  # of each pass
+    keys: tf.Tensor  # [epochs, ROUNDS, 3] uint32
+
+
+def orders(units: int, epochs: int, count: int, seed: tf.Tensor) -> Orders:
+    """In which orders `epochs` passes go through `units`, in `count` minibatches of units // count each.
 
     A remainder of fewer than `count` units sits out each pass, another one each time. A single minibatch is the batch as it is.
-    Draw them outside of compiled programs: XLA takes up to a hundred times as long for random numbers, and draws others.
-    Args: seed [2]. Returns: [epochs, count, units // count] integers; of a single minibatch [1, 1, 0], since it needs none.
+    Args: seed [2].
     """
+    return Orders(units, count, tf.random.stateless_uniform([epochs, ROUNDS, 3], seed, None, None, tf.uint32))
+
+
+def shuffled(index: tf.Tensor, units: int, key: tf.Tensor) -> tf.Tensor:
+    """pi(index) for a random permutation pi of 0, .., units - 1, that takes no memory: index [...] int32, key [ROUNDS, 3] -> [...].
+
+    Swap or not: each round pairs every x with m - x modulo `units`, and of each pair a random bit says whether the two change places.
+    The bit, the first of a x + b modulo 2^32 for the larger of the pair, is fair, and independent of that of any other pair. Two
+    neighbours stay neighbours only if they are moved alike in each round, which has probability 2^-ROUNDS.
+    References: Hoang, Morris and Rogaway 2012 (CRYPTO), section 2; Dietzfelbinger 1996 (STACS), for a x + b.
+    """
+
+    def swap(r: tf.Tensor, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        m, a, b = tf.unstack(key[r])
+        other = tf.cast(m % units, tf.int32) - x
+        other = tf.where(other < 0, other + units, other)
+        first_bit = tf.bitcast(a * tf.bitcast(tf.maximum(x, other), tf.uint32) + b, tf.int32) < 0
+        return r + 1, tf.where(first_bit, other, x)
+
+    return tf.while_loop(lambda r, _: r < ROUNDS, swap, (tf.constant(0), index))[1]
+
+
+def passes(step: Callable[[tf.Tensor | None, Nest], Nest], carry: Nest, order: Orders) -> Nest:
+    """carry <- step(rows, carry) for each minibatch of each pass.
+
+    Args: step: (rows [units // count] integers, or None for all of them, carry) -> carry. Returns: the last carry.
+    """
+    units, count, keys = order
     size = units // count
-    if count == 1:
-        return tf.zeros([1, 1, 0], tf.int32)
-
-    def order(e: tf.Tensor) -> tf.Tensor:
-        noise = tf.random.stateless_uniform([units], tf.random.experimental.stateless_fold_in(seed, e))
-        return tf.reshape(tf.argsort(noise)[: count * size], [count, size])
-
-    return tf.map_fn(order, tf.range(epochs), fn_output_signature=tf.int32)
-
-
-def passes(step: Callable[[tf.Tensor | None, Nest], Nest], carry: Nest, order: tf.Tensor, epochs: int) -> Nest:
-    """carry <- step(rows, carry) for each minibatch of each of `epochs` passes, as `orders` has them.
-
-    Args: step: (rows [units // count] integers, or None for all of them, carry) -> carry; order: of `orders`. Returns: the last carry.
-    """
-    count = order.shape[1]
 
     def epoch(e: tf.Tensor, carry: Nest) -> tuple[tf.Tensor, Nest]:
         if count == 1:
             return e + 1, step(None, carry)
-        rows = order[e]
+        rows = tf.reshape(shuffled(tf.range(count * size), units, keys[e]), [count, size])
         return e + 1, tf.while_loop(lambda k, _: k < count, lambda k, c: (k + 1, step(rows[k], c)), (tf.constant(0), carry))[1]
 
-    return tf.while_loop(lambda e, _: e < epochs, epoch, (tf.constant(0), carry))[1]
+    return tf.while_loop(lambda e, _: e < keys.shape[0], epoch, (tf.constant(0), carry))[1]

@@ -1,9 +1,12 @@
 """Running standardisation, for observations and for value targets. Its statistics are part of the training state."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import tensorflow as tf
 
+from tfpg.blocks import BLOCK, in_blocks, over_blocks
+from tfpg.masks import inside
 from tfpg.types import Nest, Normalizer
 
 
@@ -30,14 +33,23 @@ def merge(a: Moments, b: Moments) -> Moments:
 
 def moments(x: tf.Tensor, mask: tf.Tensor) -> Moments:
     """Mean and variance over the axes that mask [...] covers, of x [..., features]; what the mask hides is not read."""
-    axes = list(range(mask.shape.rank))
-    inside = tf.reshape(mask, tf.concat([tf.shape(mask), tf.ones([x.shape.rank - mask.shape.rank], tf.int32)], axis=0))
-    weight = tf.cast(inside, x.dtype)
-    count = tf.reduce_sum(tf.cast(mask, x.dtype))
-    x = tf.where(inside, x, tf.zeros_like(x))
-    mean = tf.reduce_sum(x, axes) / tf.maximum(count, 1)
-    variance = tf.reduce_sum(weight * (x - mean) ** 2, axes) / tf.maximum(count, 1)
-    return Moments(mean, variance, count)
+    samples, features = mask.shape.num_elements(), x.shape[mask.shape.rank :]
+    blocks = in_blocks((tf.reshape(x, [samples, *features]), tf.reshape(mask, [samples])), BLOCK)
+    nothing = (tf.zeros(features, x.dtype), tf.zeros([], x.dtype))
+
+    def total(of: Callable[[tf.Tensor], tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
+        """sum of(x) over what is not hidden, and how many it is, block by block: all at once it would take the memory of x again."""
+
+        def sums(block: tuple[tf.Tensor, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
+            x, mask = block
+            return tf.reduce_sum(inside(mask, of(x)), 0), tf.reduce_sum(tf.cast(mask, x.dtype))
+
+        return over_blocks(sums, blocks, nothing)
+
+    first, count = total(lambda x: x)
+    mean = first / tf.maximum(count, 1)
+    square, _ = total(lambda x: (x - mean) ** 2)
+    return Moments(mean, square / tf.maximum(count, 1), count)
 
 
 def running(shape: tuple[int, ...], clip: float = 10.0, epsilon: float = 1e-8, dtype: tf.DType = tf.float32) -> Normalizer:

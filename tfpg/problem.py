@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from tfpg import gradients, importance, off_policy, pathwise, returns, surrogates, trees
-from tfpg.algorithms import WEIGHTS, in_columns
+from tfpg.algorithms import WEIGHTS, in_columns, whole_episodes
+from tfpg.blocks import in_blocks, over_blocks
 from tfpg.learner import Learner, flat, see
 from tfpg.masks import inside
 from tfpg.types import Factors, Nest, Policy, Problem, TrainState, Trajectory
@@ -38,7 +39,9 @@ def timed(learner: Learner) -> bool:
 def collected(learner: Learner, t: Trajectory, batch: Batch) -> Batch:
     """The batch with what was collected, as it was collected: outside of compiled programs it takes no memory. For `seen`."""
     observation: Nest = t.observation if learner.policy.advance is None else (t.observation, t.age, t.memory[:1])
-    own = {"observation": observation, "action": t.action, "log_prob": t.log_prob, "mask": t.mask}
+    share = surrogates.weights(t.mask, batch.psi, "step")
+    weight = surrogates.weights(t.mask, batch.psi, "traj") if whole_episodes(learner.algorithm) else share
+    own = {"observation": observation, "action": t.action, "log_prob": t.log_prob, "mask": t.mask, "weight": weight, "share": share}
     return batch._replace(**(own if timed(learner) else tf.nest.map_structure(flat, own)))
 
 
@@ -225,7 +228,7 @@ def shards(batch: Batch, count: int, block: int) -> list[Batch]:
     count = min(count, samples)
     starts = [-(-samples * i // count) for i in range(count + 1)]
     part = lambda i: tf.nest.map_structure(lambda x: x[starts[i] : starts[i + 1]], batch)  # noqa: E731
-    return [gradients.in_blocks(part(i), block) for i in range(count)]
+    return [in_blocks(part(i), block) for i in range(count)]
 
 
 def side_by_side(
@@ -244,7 +247,7 @@ def side_by_side(
             def of(block: Batch) -> Nest:
                 return getattr(policy_problem(learner, state, seen(learner, state, block), pace, seed), name)(theta)
 
-            return gradients.over_blocks(of, batch, like[name])
+            return over_blocks(of, batch, like[name])
 
         program = piece(part)
         return lambda theta: tf.nest.map_structure(lambda *x: tf.add_n(x), *[program(batch, theta) for batch in parts])

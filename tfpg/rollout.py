@@ -30,21 +30,41 @@ class Carry(NamedTuple):
     memory: Nest = ()  # [N, H] of a recurrent policy
 
 
-def summarise(trajectory: Trajectory, running_t: tf.Tensor) -> Metrics:
-    """Of the episodes that ended in a trajectory: count, mean and least undiscounted return, mean length; and the valid steps.
+class Tally(NamedTuple):
+    """Of a trajectory: its valid steps, and of the episodes that ended in it their number, returns and lengths, as numbers that add up."""
 
-    Args: running_t [T, N]: return so far, the reward of step t included. Means are NaN when no episode ended.
-    """
+    steps: tf.Tensor
+    episodes: tf.Tensor
+    total: tf.Tensor  # of their undiscounted returns
+    least: tf.Tensor  # of these; infinity without an episode
+    length: tf.Tensor  # of all of them
+
+
+def tally(trajectory: Trajectory, running_t: tf.Tensor) -> Tally:
+    """Args: running_t [T, N]: return so far, the reward of step t included."""
     ended = (trajectory.terminated | trajectory.truncated) & trajectory.mask
-    count = tf.reduce_sum(tf.cast(ended, tf.float32))
     total = lambda x: tf.reduce_sum(tf.where(ended, tf.cast(x, tf.float32), 0.0))  # noqa: E731
+    least = tf.reduce_min(tf.where(ended, running_t, float("inf")))
+    steps = tf.reduce_sum(tf.cast(trajectory.mask, tf.int32))
+    return Tally(steps, tf.reduce_sum(tf.cast(ended, tf.int32)), total(running_t), least, total(trajectory.age + 1))
+
+
+def told(*parts: Tally) -> Metrics:
+    """Of the episodes that ended: count, mean and least undiscounted return, mean length; and the valid steps. NaN when none ended."""
+    steps, episodes, total, least, length = map(tf.stack, zip(*parts, strict=True))
+    count = tf.reduce_sum(tf.cast(episodes, tf.float32))
     return {
-        "steps": tf.reduce_sum(tf.cast(trajectory.mask, tf.int32)),
-        "episodes": tf.cast(count, tf.int32),
-        "return_mean": total(running_t) / count,
-        "return_min": tf.where(count > 0, tf.reduce_min(tf.where(ended, running_t, running_t.dtype.max)), float("nan")),
-        "length_mean": total(trajectory.age + 1) / count,
+        "steps": tf.reduce_sum(steps),
+        "episodes": tf.reduce_sum(episodes),
+        "return_mean": tf.reduce_sum(total) / count,
+        "return_min": tf.where(count > 0, tf.reduce_min(least), float("nan")),
+        "length_mean": tf.reduce_sum(length) / count,
     }
+
+
+def summarise(trajectory: Trajectory, running_t: tf.Tensor) -> Metrics:
+    """What there is to say of a trajectory. Args: running_t [T, N]: return so far, the reward of step t included."""
+    return told(tally(trajectory, running_t))
 
 
 def start(environment: Environment, learner: Learner, n: int, seed: tf.Tensor) -> Carry:
@@ -66,25 +86,37 @@ def exploration(learner: Learner, horizon: int, n: int, seed: tf.Tensor) -> tf.T
     return tf.repeat(learner.policy.noise([draws, n], seed), learner.noise_repeat, axis=0)[:horizon]
 
 
+ALONE = 512
+"""Environments that are worth a program of their own."""
+
+
+def shared_out(n: int, group: int) -> int:
+    """Among how many programs n environments are shared out, in equal parts and whole groups: the same on every machine."""
+    return next(parts for parts in range(max(1, n // ALONE), 0, -1) if n % (parts * group) == 0)
+
+
 def make_collect(
     environment: Environment, learner: Learner, n: int, horizon: int, piece: Callable[..., Any] = lambda f: f
 ) -> Callable[[TrainState, Carry, tf.Tensor], tuple[Carry, Trajectory, Metrics]]:
     """collect(state, carry, seed [2]) -> carry, trajectory [horizon, n], episode metrics, as one compiled loop over time.
 
-    Chunks go on where the last one stopped, and an environment is reset when its episode ends. For a row that needs whole episodes all of
-    them are reset first, an environment stands still at its end, which is masked, and what the horizon cuts is truncated.
-    Args: piece: makes a program of the loop. The policy's noise and the seeds of the steps are drawn before it: XLA takes up to a hundred
-    times as long to draw noise, and a quarter of its time to compile what draws the seeds.
+    Of many environments each part has a loop, noise and seeds of its own. Chunks go on where the last one stopped, and an environment is
+    reset when its episode ends. For a row that needs whole episodes all of them are reset first, an environment stands still at its end,
+    which is masked, and what the horizon cuts is truncated.
+    Args: piece: makes a program of the loop; those of several parts run at the same time. The policy's noise and the seeds of the steps
+    are drawn before it: XLA takes up to a hundred times as long to draw noise, and a quarter of its time to compile what draws the seeds.
     """
     policy, whole = learner.policy, whole_episodes(learner.algorithm)
+    parts = shared_out(n, learner.group)
+    each = n // parts
     limit = min(environment.time_limit, horizon) if whole else environment.time_limit
 
     @piece
     def loop(
         state: TrainState, carry: Carry, noise_t: tf.Tensor, reset_t: tf.Tensor, step_t: tf.Tensor, start_seed: tf.Tensor
-    ) -> tuple[Carry, Trajectory, Metrics]:
+    ) -> tuple[Carry, Trajectory, Tally]:
         if whole:
-            carry = start(environment, learner, n, start_seed)
+            carry = start(environment, learner, each, start_seed)
 
         def row(t: tf.Tensor, carry: Carry, alive: tf.Tensor) -> tuple[Carry, tf.Tensor, tuple[Trajectory, tf.Tensor]]:
             observation = environment.observe(carry.environment)
@@ -100,10 +132,10 @@ def make_collect(
                 carry.memory, memory,
             )  # fmt: skip
             going_on = Carry(after, carry.age + 1, running, memory)
-            following = trees.where_rows(ended, carry if whole else start(environment, learner, n, reset_t[t]), going_on)
+            following = trees.where_rows(ended, carry if whole else start(environment, learner, each, reset_t[t]), going_on)
             return following, alive & ~(ended & whole), (record, running)
 
-        alive = tf.ones([n], tf.bool)
+        alive = tf.ones([each], tf.bool)
         shapes = tf.nest.map_structure(lambda x: tf.TensorSpec(x.shape, x.dtype), row(tf.constant(0), carry, alive)[2])
         arrays = tf.nest.map_structure(lambda x: tf.TensorArray(x.dtype, horizon, element_shape=x.shape), shapes)
 
@@ -113,12 +145,19 @@ def make_collect(
 
         _, carry, _, arrays = tf.while_loop(lambda t, *_: t < horizon, step, (tf.constant(0), carry, alive, arrays))
         trajectory, running_t = tf.nest.map_structure(lambda array: array.stack(), arrays)
-        return carry, trajectory, summarise(trajectory, running_t)
+        return carry, trajectory, tally(trajectory, running_t)
 
-    def collect(state: TrainState, carry: Carry, seed: tf.Tensor) -> tuple[Carry, Trajectory, Metrics]:
+    def part(state: TrainState, carry: Carry, seed: tf.Tensor) -> tuple[Carry, Trajectory, Tally]:
         noise_seed, reset_seed, step_seed, start_seed = tf.unstack(tf.random.experimental.stateless_split(seed, 4))
         reset_t, step_t = (tf.random.experimental.stateless_split(each, horizon) for each in (reset_seed, step_seed))
-        return loop(state, carry, exploration(learner, horizon, n, noise_seed), reset_t, step_t, start_seed)
+        return loop(state, carry, exploration(learner, horizon, each, noise_seed), reset_t, step_t, start_seed)
+
+    def collect(state: TrainState, carry: Carry, seed: tf.Tensor) -> tuple[Carry, Trajectory, Metrics]:
+        seeds = tf.unstack(tf.random.experimental.stateless_split(seed, parts)) if parts > 1 else [seed]
+        own = lambda i: tf.nest.map_structure(lambda x: x[i * each : (i + 1) * each], carry)  # noqa: E731
+        carries, trajectories, tallies = zip(*[part(state, own(i), seeds[i]) for i in range(parts)], strict=True)
+        joined = lambda axis, found: tf.nest.map_structure(lambda *x: tf.concat(x, axis), *found)  # noqa: E731
+        return joined(0, carries), joined(1, trajectories), told(*tallies)
 
     return collect
 

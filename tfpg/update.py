@@ -18,6 +18,7 @@ from tfpg.fit import fit_critic, fit_model
 from tfpg.improve import IMPROVEMENTS
 from tfpg.learner import Learner, critic_sees, flat, see
 from tfpg.masks import inside
+from tfpg.minibatches import Orders
 from tfpg.problem import collected, policy_problem, seen, shards, side_by_side
 from tfpg.types import Nest, TrainState, Trajectory
 
@@ -68,29 +69,24 @@ def adapt_penalty(learner: Learner, state: TrainState, kl: tf.Tensor) -> TrainSt
     return state._replace(penalty=tf.clip_by_value(state.penalty * factor, 1e-6, 1e6))
 
 
-def critic_reads(learner: Learner, state: TrainState, rows: Nest, action: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """o and a, of observation, mask and memory, and of actions, as they were collected."""
+def critic_reads(
+    learner: Learner, state: TrainState, statistics: Nest, rows: Nest, action: tf.Tensor, target: tf.Tensor
+) -> tuple[tf.Tensor, ...]:
+    """o, a and the standardised target, of observation, mask and memory, and of actions, as they were collected."""
     observation, mask, memory = rows
-    return critic_sees(learner, state, observation, mask, memory), inside(mask, action)
+    return critic_sees(learner, state, observation, mask, memory), inside(mask, action), learner.targets.apply(statistics, target)
 
 
-def improve_critic(learner: Learner, state: TrainState, t: Trajectory, lesson: Lesson, order: tf.Tensor) -> tuple[TrainState, Metrics]:
+def improve_critic(learner: Learner, state: TrainState, t: Trajectory, lesson: Lesson, order: Orders) -> TrainState:
     """Fits V or Q to its standardised targets, which are taken into their statistics first."""
-    share = flat(surrogates.weights(t.mask, lesson.target, "step"))
-    rows, action = tf.nest.map_structure(flat, ((t.observation, t.mask, t.memory), t.action))
-    target, prediction = flat(lesson.target), flat(lesson.prediction)
-    metrics = {
-        "explained_variance": critics.explained_variance(prediction, target, share),
-        "value_rmse": tf.sqrt(2 * critics.value_loss(prediction, target, share)),
-    }
-    statistics = learner.targets.update(state.targets, target, flat(t.mask))
-    scaled = learner.targets.apply(statistics, target)
-    look = functools.partial(critic_reads, learner, state)
-    phi, memory = fit_critic(learner, state.value, state.value_optimizer, rows, action, scaled, share, order, look)
-    return state._replace(value=phi, value_optimizer=memory, targets=statistics), metrics
+    rows, action, target, mask = tf.nest.map_structure(flat, ((t.observation, t.mask, t.memory), t.action, lesson.target, t.mask))
+    statistics = learner.targets.update(state.targets, target, mask)
+    look = functools.partial(critic_reads, learner, state, statistics)
+    phi, memory = fit_critic(learner, state.value, state.value_optimizer, rows, action, target, mask, order, look)
+    return state._replace(value=phi, value_optimizer=memory, targets=statistics)
 
 
-def improve_model(learner: Learner, state: TrainState, t: Trajectory, lesson: Lesson, order: tf.Tensor) -> tuple[TrainState, Metrics]:
+def improve_model(learner: Learner, state: TrainState, t: Trajectory, lesson: Lesson, order: Orders) -> tuple[TrainState, Metrics]:
     """Fits the dynamics and the reward, in units of its deviation, to the batch; the policy is improved through what was learned."""
     share = flat(surrogates.weights(t.mask, lesson.target, "step"))
     statistics = learner.targets.update(state.targets, flat(lesson.target), flat(t.mask))
@@ -118,13 +114,21 @@ def finish(learner: Learner, state: TrainState, new: TrainState, t: Trajectory, 
     return trees.select(sound, new, state), sound
 
 
-def drawn(learner: Learner, found: Assessment, seeds: Sequence[tf.Tensor]) -> tuple[Nest, Nest]:
+def drawn(learner: Learner, found: Assessment, seeds: Sequence[tf.Tensor]) -> tuple[Orders | tuple[()], Orders | tuple[()]]:
     """In which orders critic or model, and policy, go through the batch: samples or columns; () for what does not go in minibatches."""
     row, fit, improve = learner.algorithm, learner.critic, learner.improve
-    samples, units = found.lesson.target.shape.num_elements(), found.batch.weight.shape[-1]
+    samples, units = found.lesson.target.shape.num_elements(), found.batch.psi.shape[-1]
     fitted, again = needs_critic(row) or learner.model is not None, row.improve == "epochs"
     critic = minibatches.orders(samples, fit.epochs, fit.minibatches, seeds[0]) if fitted else ()
     return critic, minibatches.orders(units, improve.epochs, improve.minibatches, seeds[1]) if again else ()
+
+
+def at_once(seed: tf.Tensor) -> tf.Tensor:
+    """The seed, by way of a loop of one turn, with which programs that do not wait for one another run at the same time.
+
+    TensorFlow runs a function without control flow on the thread that calls it, one program after another.
+    """
+    return tf.while_loop(lambda k, _: k < 1, lambda k, seed: (k + 1, seed), (tf.constant(0), seed))[1]
 
 
 def make_update(
@@ -143,18 +147,18 @@ def make_update(
     in_parts = functools.partial(improve_policy, learner, piece=piece)
 
     def update(state: TrainState, trajectory: Trajectory, seed: tf.Tensor, pace: tf.Tensor) -> tuple[TrainState, Metrics]:
-        seeds = tf.random.experimental.stateless_split(seed, 3)
+        seeds = tf.random.experimental.stateless_split(at_once(seed), 3)
         found = read(state, trajectory, seeds[0])
         order, again = drawn(learner, found, seeds[1:])
         t = remains(trajectory)
-        new, known = model(state, t, found.lesson, order) if learner.model else (state, {})
+        new, known = model(state, t, found.lesson, order) if learner.model else (state, found.known)
         several = natural(learner.algorithm) and t.mask.shape.num_elements() > learner.fisher_block
         new, metrics = (in_parts if several else alone)(new, t, found, pace, seeds[2], again)
         new = adapt_penalty(learner, new, metrics["kl"])
         if learner.algorithm.surrogate == "kl_penalised":
             metrics["penalty"] = new.penalty
         if needs_critic(learner.algorithm):
-            fitted, known = critic(state, t, found.lesson, order)  # waits for the batch alone, not for the policy
+            fitted = critic(state, t, found.lesson, order)  # waits for the batch alone, not for the policy
             new = new._replace(value=fitted.value, value_optimizer=fitted.value_optimizer, targets=fitted.targets)
         new, sound = last(state, new, t, found.lesson.target)
         return new, {**metrics, **known, "skipped": 1 - tf.cast(sound, tf.float32)}

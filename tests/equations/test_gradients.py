@@ -10,6 +10,7 @@ import tensorflow as tf
 from laws import finite_difference
 
 from tfpg import gradients, nets, policies, trees
+from tfpg.blocks import in_blocks
 
 equation = pytest.mark.equation
 
@@ -297,7 +298,7 @@ def test_a_sample_of_weight_zero_is_not_seen(mode, case):
 
 def by_blocks(policy, params, observation, weight, block, keep, v):
     """F v by way of what is prepared once."""
-    observation, weight = gradients.in_blocks((observation, weight), block)
+    observation, weight = in_blocks((observation, weight), block)
     data = gradients.keep_factors(policy, params, observation) if keep else observation
     return gradients.fisher_product(policy, params, data, weight, v)
 
