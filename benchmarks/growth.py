@@ -1,7 +1,7 @@
 """How an update of npg grows with its batch, its network and its conjugate-gradient iterations: make growth [ARGS="--only=samples"]
 
-Each size is measured by `side.py` in processes of its own: a batch of in-graph CartPole is collected, the update is made once to compile
-it, and then timed. All sizes of a kind take turns, ROUNDS times, and medians count: a machine's speed changes meanwhile. What is divided by
+Each size is measured by `side.py` in processes of its own: a batch of in-graph CartPole is made, the update is made once to compile it, and
+then timed. All sizes of a kind take turns, ROUNDS times, and medians count: a machine's speed changes meanwhile. What is divided by
 is what the work is proportional to: samples; samples times multiplications, one for each parameter, and for each hidden unit as many as a
 pass over its number costs (`gradients.PASS`); and for the iterations, of which each adds one Fisher-vector product, the time they add.
 Memory is what an update takes at its peak on top of what the process holds before it, measured once, apart, with allocators that give
@@ -9,7 +9,6 @@ back what is free. Writes docs/growth.json and docs/growth.png. Let nothing else
 """
 
 import json
-import math
 import os
 import statistics
 import subprocess
@@ -25,7 +24,8 @@ sys.path.insert(0, str(ROOT))
 from tfpg.files import write_text  # noqa: E402
 from tfpg.gradients import PASS  # noqa: E402
 
-KINDS = {
+Size = tuple[int, str, int]
+KINDS: dict[str, list[Size]] = {
     "samples": [(envs, "64,64", 10) for envs in (64, 256, 1024, 4096, 16384, 32768)],
     "parameters": [(64, width, 10) for width in ("64,64", "256,256", "512,512", "1024,1024", "2200,2200")],
     "iterations": [(512, "64,64", iterations) for iterations in (5, 10, 20, 50)],
@@ -35,29 +35,44 @@ GIVING_BACK = {"TF_ONEDNN_USE_SYSTEM_ALLOCATOR": "1", "MALLOC_MMAP_THRESHOLD_": 
 ONLY = flags.DEFINE_list("only", list(KINDS), f"what grows: {', '.join(KINDS)}")
 
 
-def measure(envs: int, widths: str, iterations: int, memory: bool = False) -> dict[str, Any]:
-    """The update of one size, in a process of its own. The damping is so small that conjugate gradient does not end before its time."""
-    width = int(widths.split(",", maxsplit=1)[0])
-    repeats = 0 if memory else max(2, min(21, 65_536 * 512 // (envs * HORIZON * width)))
-    flags_ = [f"--envs={envs}", f"--horizon={HORIZON}", f"--hidden={widths}", f"--cg_iterations={iterations}", "--damping=1e-5"]
-    command = [sys.executable, "benchmarks/side.py", "update", str(repeats), *flags_]
+def side(work: str, repeats: int, envs: int, widths: str, *more: str, memory: bool = False) -> dict[str, Any]:
+    """A measurement in a process of its own. The damping is so small that conjugate gradient does not end before its time."""
+    flags_ = [f"--envs={envs}", f"--horizon={HORIZON}", f"--hidden={widths}", "--damping=1e-5"]
+    command = [sys.executable, "benchmarks/side.py", work, str(repeats), *more, *flags_]
     env = {**os.environ, **(GIVING_BACK if memory else {})}
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, env=env)
-    found = json.loads(done.stdout.splitlines()[-1])
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def spent(envs: int, widths: str, iterations: int) -> float:
+    """Seconds of the update of one size."""
+    width = int(widths.split(",", maxsplit=1)[0])
+    repeats = max(2, min(21, 65_536 * 512 // (envs * HORIZON * width)))
+    return statistics.median(side("update", repeats, envs, widths, f"--cg_iterations={iterations}")["seconds"])
+
+
+def again_and_again(sizes: list[Size]) -> list[list[float]]:
+    """Seconds of each size in ROUNDS turns. Those that differ in iterations take theirs in one process, where they are more alike."""
+    if len({size[:2] for size in sizes}) == 1:
+        found = side("turns", 7 * ROUNDS, *sizes[0][:2], ",".join(str(k) for *_, k in sizes))
+        return [found[str(k)] for *_, k in sizes]
+    rounds = [[spent(*size) for size in sizes] for _ in range(ROUNDS)]
+    return [list(each) for each in zip(*rounds, strict=True)]
+
+
+def row(size: Size, rounds: list[float]) -> dict[str, Any]:
+    """What was measured of one size, and its memory."""
+    envs, widths, iterations = size
     known = {"samples": envs * HORIZON, "iterations": iterations, "hidden": sum(map(int, widths.split(",")))}
-    return {**found, **known, "seconds": statistics.median(found["seconds"] or [math.nan])}
-
-
-def middle(rounds: list[dict[str, Any]], memory: dict[str, Any]) -> dict[str, Any]:
-    """Of one size measured again and again, the median and each of the rounds, and its memory."""
-    spent = [row["seconds"] for row in rounds]
-    return {**rounds[0], "seconds": statistics.median(spent), "rounds": spent, "update_mb": memory["update_mb"]}
+    found = side("update", 0, envs, widths, f"--cg_iterations={iterations}", memory=True)
+    return {**found, **known, "seconds": statistics.median(rounds), "rounds": rounds}
 
 
 def unit(kind: str, row: dict[str, Any], first: dict[str, Any]) -> float:
-    """Nanoseconds per unit of work; of iterations, those that come on top of the first row's."""
+    """Nanoseconds per unit of work; of iterations, those that come on top of the first row's, turn by turn."""
     if kind == "iterations":
-        return 1e9 * (row["seconds"] - first["seconds"]) / max(1, row["iterations"] - first["iterations"]) / row["samples"]
+        more = statistics.median(a - b for a, b in zip(row["rounds"], first["rounds"], strict=True))
+        return 1e9 * more / max(1, row["iterations"] - first["iterations"]) / row["samples"]
     work = row["parameters"] + PASS * row["hidden"]
     return 1e9 * row["seconds"] / row["samples"] / (work if kind == "parameters" else 1)
 
@@ -105,12 +120,8 @@ def main(_: list[str]) -> None:
     kept = ROOT / "docs" / "growth.json"
     found: dict[str, list[dict[str, Any]]] = json.loads(kept.read_text()) if kept.exists() else {}
     for kind in ONLY.value:
-        measured: dict[Any, list[dict[str, Any]]] = {size: [] for size in KINDS[kind]}
-        for size in [*measured] * ROUNDS:
-            measured[size].append(measure(*size))
-            row = measured[size][-1]
-            print(f"{kind} {row[kind]:,}: {row['seconds']:.3f} s", flush=True)
-        found[kind] = [middle(rounds, measure(*size, memory=True)) for size, rounds in measured.items()]
+        print(f"{kind} ..", flush=True)
+        found[kind] = [row(*each) for each in zip(KINDS[kind], again_and_again(KINDS[kind]), strict=True)]
     found = {kind: found[kind] for kind in KINDS if kind in found}
     write_text(kept, json.dumps(found, indent=1) + "\n")
     draw(found, kept.with_suffix(".png"))

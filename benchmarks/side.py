@@ -4,6 +4,7 @@ side.py train ITERATIONS FLAGS ...      seconds of each iteration after the firs
 side.py simulate ITERATIONS FLAGS ...   seconds of collecting through gymnasium, and of them those inside `step` of its environments
 side.py product SIZE                    the Fisher-vector product beside plain matrix products of its shapes, GF/s
 side.py update REPEATS FLAGS ...        one update of a batch collected in graph: seconds of each, and MB of memory
+side.py turns REPEATS K,K,.. FLAGS ..   seconds of such updates with so many conjugate-gradient iterations each
 side.py serve BATCH                     an exported policy beside the compiled function that it holds, and matrix products
 """
 
@@ -143,9 +144,8 @@ def resident(field: str) -> float:
     return int(line.split()[1]) / 1e3
 
 
-def update(repeats: int, arguments: list[str]) -> dict[str, Any]:
-    """The update of a run in graph, in programs as `run.py` makes them; its memory is what a later one takes at its peak on top of what the
-    process holds between them, the batch included: the first also compiles.
+def batch_of(arguments: list[str]) -> tuple[Any, Any, Any, Callable[[Any], Callable[[], Any]]]:
+    """Learner, state and batch of a run in graph, and what makes an update of it, in programs as `run.py` makes them.
 
     The batch is one of 64 environments, again and again: collecting all of it would leave memory behind that an update may use.
     """
@@ -162,16 +162,44 @@ def update(repeats: int, arguments: list[str]) -> dict[str, Any]:
     collect = piece(rollout.make_collect(environment, learner, few, config.horizon))
     own = collect(state, rollout.start(environment, learner, few, seed), seed)[1]
     trajectory = tf.nest.map_structure(lambda x: tf.concat([x] * (config.envs // few), 1), own)
-    improve = acting.direct(make_update(learner, piece))
-    batch = sum(leaf.numpy().nbytes for leaf in tf.nest.flatten(trajectory)) / 1e6
-    again = lambda: [leaf.numpy() for leaf in tf.nest.flatten(improve(state, trajectory, seed, pace)[0].policy)]  # noqa: E731
+
+    def updates(learner: Any) -> Callable[[], Any]:
+        improve = acting.direct(make_update(learner, piece))
+        return lambda: [leaf.numpy() for leaf in tf.nest.flatten(improve(state, trajectory, seed, pace)[0].policy)]
+
+    return learner, state, trajectory, updates
+
+
+def update(repeats: int, arguments: list[str]) -> dict[str, Any]:
+    """Seconds of updates; memory of one is what it takes at its peak on top of what the process holds, once it has been compiled."""
+    import tensorflow as tf
+
+    learner, state, trajectory, updates = batch_of(arguments)
+    again = updates(learner)
     spent = seconds(again, repeats)
     ctypes.CDLL(None).malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")  # what was the most so far is what there is now
     held = resident("VmRSS")
     again()
     parameters = sum(leaf.shape.num_elements() for leaf in tf.nest.flatten(state.policy))
+    batch = sum(leaf.numpy().nbytes for leaf in tf.nest.flatten(trajectory)) / 1e6
     return {"seconds": spent, "parameters": parameters, "batch_mb": batch, "update_mb": resident("VmHWM") - held}
+
+
+def turns(repeats: int, arguments: list[str]) -> dict[str, list[float]]:
+    """Seconds of updates that differ in their conjugate-gradient iterations, in turns."""
+    counts, *flags = arguments
+    learner, _, _, updates = batch_of(flags)
+    calls = {k: updates(learner._replace(improve=learner.improve._replace(cg_iterations=int(k)))) for k in counts.split(",")}
+    for call in calls.values():
+        call()
+    found: dict[str, list[float]] = {k: [] for k in calls}
+    for _ in range(repeats):
+        for k, call in calls.items():
+            begun = time.perf_counter()
+            call()
+            found[k].append(time.perf_counter() - begun)
+    return found
 
 
 def serve(batch: int) -> dict[str, Any]:
@@ -213,7 +241,7 @@ def main() -> None:
     spare()
     with quiet(), lean():
         import tensorflow  # noqa: F401
-    with_flags: dict[str, Callable[..., dict[str, Any]]] = {"train": train, "simulate": simulate, "update": update}
+    with_flags: dict[str, Callable[..., dict[str, Any]]] = {"train": train, "simulate": simulate, "update": update, "turns": turns}
     works: dict[str, Callable[..., dict[str, Any]]] = {"product": product, "serve": serve}
     print(json.dumps(with_flags[work](int(rest[0]), rest[1:]) if work in with_flags else works[work](int(rest[0]))))
 

@@ -127,7 +127,7 @@ TARGETS: dict[str, Callable[..., tf.Tensor]] = {
 terminate 'monte_carlo' is G_t."""
 
 
-def target(learner: Learner, seen: View, c: Critique, q: ActionValues | None, estimate_t: tf.Tensor) -> tf.Tensor:
+def fitted_to(learner: Learner, seen: View, c: Critique, q: ActionValues | None, estimate_t: tf.Tensor) -> tf.Tensor:
     """What the critic is fitted to [T, N]. Args: estimate_t: psi before its baseline; A^lambda_t is half of the lambda-return."""
     if learner.algorithm.psi == "gae" and learner.algorithm.critic == "lambda":
         return estimate_t + inside(seen.mask, c.v_t)
@@ -229,8 +229,11 @@ def estimate(learner: Learner, seen: View, c: Critique) -> tf.Tensor:
 
 def lesson(learner: Learner, state: TrainState, seen: View, target_t: tf.Tensor) -> Lesson:
     """Of what was seen, the part that is fitted to."""
+    target = tf.stop_gradient(inside(seen.mask, target_t))
+    if learner.model is None:
+        return Lesson(target, ())
     o_t, o_tp1 = (critic_sees(learner, state, *rows) for rows in (seen.now, seen.following))
-    return Lesson(tf.stop_gradient(inside(seen.mask, target_t)), o_tp1 - o_t if learner.model else ())
+    return Lesson(target, o_tp1 - o_t)
 
 
 def judged(prediction_t: tf.Tensor, target_t: tf.Tensor, mask_t: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -252,7 +255,7 @@ def assess(learner: Learner, state: TrainState, trajectory: Trajectory, seed: tf
     c, q = criticise(learner, state, seen, seed)
     estimate_t = estimate(learner, seen, c)
     unfitted_t = seen.t.reward if learner.model else estimate_t
-    target_t = target(learner, seen, c, q, estimate_t) if needs_critic(row) else unfitted_t
+    target_t = fitted_to(learner, seen, c, q, estimate_t) if needs_critic(row) else unfitted_t
     scale_t = tf.ones_like(seen.t.reward)
     if numbers.weigh_by_age:
         scale_t = returns.discount_from_start(scale_t, learner.horizon.gamma, seen.t.age)

@@ -31,8 +31,8 @@ def shuffled(index: tf.Tensor, units: int, key: tf.Tensor) -> tf.Tensor:
     """pi(index) for a random permutation pi of 0, .., units - 1, that takes no memory: index [...] int32, key [ROUNDS, 3] -> [...].
 
     Swap or not: each round pairs every x with m - x modulo `units`, and of each pair a random bit says whether the two change places.
-    The bit, the first of a x + b modulo 2^32 for the larger of the pair, is fair, and independent of that of any other pair. Two
-    neighbours stay neighbours only if they are moved alike in each round, which has probability 2^-ROUNDS.
+    The bit, the first of a x + b modulo 2^32 for the larger of the pair, is fair, and independent of that of any one other pair. That
+    two neighbours are moved alike in each round, and so stay neighbours, has probability 2^-ROUNDS.
     References: Hoang, Morris and Rogaway 2012 (CRYPTO), section 2; Dietzfelbinger 1996 (STACS), for a x + b.
     """
 
