@@ -47,6 +47,17 @@ def test_padding_reaches_nothing(changes, rng):
     assert run.experimental_get_tracing_count() == 1
 
 
+@pytest.mark.parametrize("algo", ["npg", "a2c", "reinforce_baseline"])
+def test_more_padding_changes_nothing(algo, rng):
+    """Four more rows that hold nothing: padding counts neither for the policy and its critic nor in statistics and metrics."""
+    made, state, t = prepare(rng, whole=True, algo=algo, critic_minibatches=1)
+    longer = tf.nest.map_structure(lambda x: tf.concat([x, tf.zeros([4, *x.shape[1:]], x.dtype)], 0), t)
+    found, wanted = (updated(made)(state, each, SEED, FULL) for each in (longer, t))
+    assert differs(wanted[0].value, state.value)
+    for a, b in zip(*map(tf.nest.flatten, (found, wanted)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-5)
+
+
 @every_variant
 def test_a_number_that_is_not_finite_changes_no_state(changes, rng):
     made, state, t = prepare(rng, whole=True, **changes)
