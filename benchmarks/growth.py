@@ -1,7 +1,8 @@
 """How an update of npg grows with its batch, its network and its conjugate-gradient iterations: make growth [ARGS="--only=samples"]
 
 Each size is measured by `side.py` in processes of its own: a batch of in-graph CartPole is made, the update is made once to compile it, and
-then timed. All sizes of a kind take turns, ROUNDS times, and medians count: a machine's speed changes meanwhile. What is divided by
+then timed. All sizes of a kind take turns, ROUNDS times (those that differ in iterations more often, in one process), and medians count: a
+machine's speed changes meanwhile. What is divided by
 is what the work is proportional to: samples; samples times multiplications, one for each parameter, and for each hidden unit as many as a
 pass over its number costs (`gradients.PASS`); and for the iterations, of which each adds one Fisher-vector product, the time they add.
 Memory is what an update takes at its peak on top of what the process holds before it, measured once, apart, with allocators that give
@@ -48,7 +49,9 @@ def spent(envs: int, widths: str, iterations: int) -> float:
     """Seconds of the update of one size."""
     width = int(widths.split(",", maxsplit=1)[0])
     repeats = max(2, min(21, 65_536 * 512 // (envs * HORIZON * width)))
-    return statistics.median(side("update", repeats, envs, widths, f"--cg_iterations={iterations}")["seconds"])
+    found = statistics.median(side("update", repeats, envs, widths, f"--cg_iterations={iterations}")["seconds"])
+    print(f"{envs * HORIZON:,} samples, {widths}, {iterations} iterations: {found:.3f} s", flush=True)
+    return found
 
 
 def again_and_again(sizes: list[Size]) -> list[list[float]]:

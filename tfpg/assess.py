@@ -102,8 +102,8 @@ def _monte_carlo(learner: Learner, seen: View, c: Critique, _: ActionValues | No
 
 
 def _td(learner: Learner, seen: View, c: Critique, _: ActionValues | None) -> tf.Tensor:
-    n = learner.horizon.n if learner.algorithm.psi == "n_step" else 1
-    return psi.n_step(seen.t, c, learner.horizon._replace(n=n)) + inside(seen.mask, c.v_t)
+    discount_t = returns.discount(learner.horizon.gamma, seen.t.terminated, seen.t.reward)
+    return critics.td_target(seen.t.reward, discount_t, c.v_tp1, seen.mask)
 
 
 def _sarsa(learner: Learner, seen: View, c: Critique, q: ActionValues) -> tf.Tensor:
@@ -127,9 +127,13 @@ TARGETS: dict[str, Callable[..., tf.Tensor]] = {
 terminate 'monte_carlo' is G_t."""
 
 
+ABOVE_V = {("gae", "lambda"), ("n_step", "td"), ("td", "td")}
+"""psi and critic of which the target is psi + V: the lambda-return, that of n steps, r + gamma V."""
+
+
 def fitted_to(learner: Learner, seen: View, c: Critique, q: ActionValues | None, estimate_t: tf.Tensor) -> tf.Tensor:
-    """What the critic is fitted to [T, N]. Args: estimate_t: psi before its baseline; A^lambda_t is half of the lambda-return."""
-    if learner.algorithm.psi == "gae" and learner.algorithm.critic == "lambda":
+    """What the critic is fitted to [T, N]. Args: estimate_t: psi before its baseline."""
+    if (learner.algorithm.psi, learner.algorithm.critic) in ABOVE_V:
         return estimate_t + inside(seen.mask, c.v_t)
     return TARGETS[learner.algorithm.critic](learner, seen, c, q)
 

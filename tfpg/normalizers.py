@@ -35,21 +35,16 @@ def moments(x: tf.Tensor, mask: tf.Tensor) -> Moments:
     """Mean and variance over the axes that mask [...] covers, of x [..., features]; what the mask hides is not read."""
     samples, features = mask.shape.num_elements(), x.shape[mask.shape.rank :]
     blocks = in_blocks((tf.reshape(x, [samples, *features]), tf.reshape(mask, [samples])), BLOCK)
-    nothing = (tf.zeros(features, x.dtype), tf.zeros([], x.dtype))
+    zero = tf.zeros(features, x.dtype)
 
-    def total(of: Callable[[tf.Tensor], tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
-        """sum of(x) over what is not hidden, and how many it is, block by block: all at once it would take the memory of x again."""
+    def total(of: Callable[[tf.Tensor, tf.Tensor], tf.Tensor], like: tf.Tensor) -> tf.Tensor:
+        """Block by block: all at once it would take the memory of x again."""
+        return over_blocks(lambda block: tf.reduce_sum(of(*block), 0), blocks, like)
 
-        def sums(block: tuple[tf.Tensor, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
-            x, mask = block
-            return tf.reduce_sum(inside(mask, of(x)), 0), tf.reduce_sum(tf.cast(mask, x.dtype))
-
-        return over_blocks(sums, blocks, nothing)
-
-    first, count = total(lambda x: x)
-    mean = first / tf.maximum(count, 1)
-    square, _ = total(lambda x: (x - mean) ** 2)
-    return Moments(mean, square / tf.maximum(count, 1), count)
+    count = total(lambda x, mask: tf.cast(mask, x.dtype), tf.zeros([], x.dtype))
+    mean = total(lambda x, mask: inside(mask, x), zero) / tf.maximum(count, 1)
+    variance = total(lambda x, mask: inside(mask, (x - mean) ** 2), zero) / tf.maximum(count, 1)
+    return Moments(mean, variance, count)
 
 
 def running(shape: tuple[int, ...], clip: float = 10.0, epsilon: float = 1e-8, dtype: tf.DType = tf.float32) -> Normalizer:

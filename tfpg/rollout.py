@@ -149,7 +149,7 @@ def make_collect(
 
     def part(state: TrainState, carry: Carry, seed: tf.Tensor) -> tuple[Carry, Trajectory, Tally]:
         noise_seed, reset_seed, step_seed, start_seed = tf.unstack(tf.random.experimental.stateless_split(seed, 4))
-        reset_t, step_t = (tf.random.experimental.stateless_split(each, horizon) for each in (reset_seed, step_seed))
+        reset_t, step_t = (tf.random.experimental.stateless_split(own, horizon) for own in (reset_seed, step_seed))
         return loop(state, carry, exploration(learner, horizon, each, noise_seed), reset_t, step_t, start_seed)
 
     def collect(state: TrainState, carry: Carry, seed: tf.Tensor) -> tuple[Carry, Trajectory, Metrics]:
