@@ -3,7 +3,7 @@
 side.py train ITERATIONS FLAGS ...      seconds of each iteration after the first, steps in one, parameters, returns
 side.py simulate ITERATIONS FLAGS ...   seconds of collecting through gymnasium, and of them those inside `step` of its environments
 side.py product SIZE                    the Fisher-vector product beside plain matrix products of its shapes, GF/s
-side.py update REPEATS FLAGS ...        one update of a batch collected in graph: seconds of each, and MB of memory
+side.py update REPEATS FLAGS ...        updates of a large batch in graph: seconds of each, MB of the batch and beyond
 side.py turns REPEATS K,K,.. FLAGS ..   seconds of such updates with so many conjugate-gradient iterations each
 side.py serve BATCH                     an exported policy beside the compiled function that it holds, and matrix products
 """
@@ -144,10 +144,18 @@ def resident(field: str) -> float:
     return int(line.split()[1]) / 1e3
 
 
-def batch_of(arguments: list[str]) -> tuple[Any, Any, Any, Callable[[Any], Callable[[], Any]]]:
-    """Learner, state and batch of a run in graph, and what makes an update of it, in programs as `run.py` makes them.
+def give_back() -> None:
+    """Has glibc give back whatever is free, from a single heap: what the process then holds is in use."""
+    libc = ctypes.CDLL(None)
+    for parameter, value in ((-8, 1), (-3, 1 << 16), (-1, 1 << 16)):  # M_ARENA_MAX, M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
+        libc.mallopt(parameter, value)
 
-    The batch is one of 64 environments, again and again: collecting all of it would leave memory behind that an update may use.
+
+def batch_of(arguments: list[str]) -> dict[str, Any]:
+    """Learner and state of a run in graph, some of a batch, and what makes an update of all of it, in programs as `run.py` makes them.
+
+    The batch is one of at most 64 environments, again and again, made as the update begins: nobody else holds it, as in training, and
+    nothing is left behind of collecting it that an update may use.
     """
     import tensorflow as tf
 
@@ -158,39 +166,53 @@ def batch_of(arguments: list[str]) -> tuple[Any, Any, Any, Callable[[Any], Calla
     config = configure(arguments)
     environment, piece, seed, pace = engines.open_graph(config), engines.compiler(config), tf.constant([1, 2]), tf.constant(1.0)
     learner = build.make_learner(config, environment.spaces)
-    state, few = initial_state(learner, seed), min(config.envs, 64)
+    state, few = initial_state(learner, seed), min(config.envs // 2, 64)
     collect = piece(rollout.make_collect(environment, learner, few, config.horizon))
-    own = collect(state, rollout.start(environment, learner, few, seed), seed)[1]
-    trajectory = tf.nest.map_structure(lambda x: tf.concat([x] * (config.envs // few), 1), own)
+    some = collect(state, rollout.start(environment, learner, few, seed), seed)[1]
 
     def updates(learner: Any) -> Callable[[], Any]:
-        improve = acting.direct(make_update(learner, piece))
-        return lambda: [leaf.numpy() for leaf in tf.nest.flatten(improve(state, trajectory, seed, pace)[0].policy)]
+        improve = make_update(learner, piece)
 
-    return learner, state, trajectory, updates
+        def of(state: Any, some: Any) -> Any:
+            trajectory = tf.nest.map_structure(lambda x: tf.concat([x] * (config.envs // few), 1), some)
+            return improve(state, trajectory, seed, pace)
+
+        program = acting.direct(of)
+        return lambda: [leaf.numpy() for leaf in tf.nest.flatten(program(state, some)[0].policy)]
+
+    samples = config.envs * config.horizon
+    collected = sum(leaf.numpy().nbytes for leaf in tf.nest.flatten(some)) / (few * config.horizon) * samples
+    return {
+        "learner": learner,
+        "parameters": sum(leaf.shape.num_elements() for leaf in tf.nest.flatten(state.policy)),
+        "batch_mb": (collected + 2 * some.reward.dtype.size * samples) / 1e6,
+        "updates": updates,
+    }
 
 
 def update(repeats: int, arguments: list[str]) -> dict[str, Any]:
-    """Seconds of updates; memory of one is what it takes at its peak on top of what the process holds, once it has been compiled."""
-    import tensorflow as tf
-
-    learner, state, trajectory, updates = batch_of(arguments)
-    again = updates(learner)
+    """Seconds of updates; memory of one is what it takes at its peak, once it has been compiled, on top of what the process holds and of
+    the batch: what was collected, and of each sample its advantage and what the critic is fitted to.
+    """
+    if not repeats:
+        give_back()
+    of = batch_of(arguments)
+    again = of["updates"](of["learner"])
     spent = seconds(again, repeats)
     ctypes.CDLL(None).malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")  # what was the most so far is what there is now
     held = resident("VmRSS")
     again()
-    parameters = sum(leaf.shape.num_elements() for leaf in tf.nest.flatten(state.policy))
-    batch = sum(leaf.numpy().nbytes for leaf in tf.nest.flatten(trajectory)) / 1e6
-    return {"seconds": spent, "parameters": parameters, "batch_mb": batch, "update_mb": resident("VmHWM") - held}
+    beyond = resident("VmHWM") - held - of["batch_mb"]
+    return {"seconds": spent, "parameters": of["parameters"], "batch_mb": of["batch_mb"], "update_mb": beyond}
 
 
 def turns(repeats: int, arguments: list[str]) -> dict[str, list[float]]:
     """Seconds of updates that differ in their conjugate-gradient iterations, in turns."""
     counts, *flags = arguments
-    learner, _, _, updates = batch_of(flags)
-    calls = {k: updates(learner._replace(improve=learner.improve._replace(cg_iterations=int(k)))) for k in counts.split(",")}
+    of = batch_of(flags)
+    learner = of["learner"]
+    calls = {k: of["updates"](learner._replace(improve=learner.improve._replace(cg_iterations=int(k)))) for k in counts.split(",")}
     for call in calls.values():
         call()
     found: dict[str, list[float]] = {k: [] for k in calls}

@@ -82,7 +82,8 @@ def test_passes_have_orders_of_their_own():
     assert np.sum(p[0] == permutations(1000, 1, SEED + 1)[0]) < 10
 
 
-def test_passes_go_through_the_shuffled_units_in_turn(mode):
+@pytest.mark.parametrize("piece", [None, lambda f: f, tf.function], ids=["at once", "by step", "programs"])
+def test_passes_go_through_the_shuffled_units_in_turn(piece, mode):
     """A carry that remembers what it was given: of 11 units in 3 minibatches, 9 in each of 4 passes, in the order of the keys."""
     order = minibatches.orders(11, 4, 3, SEED)
 
@@ -90,6 +91,6 @@ def test_passes_go_through_the_shuffled_units_in_turn(mode):
         k, seen = carry
         return k + 1, tf.tensor_scatter_nd_update(seen, k[None, None], rows[None])
 
-    _, seen = mode(lambda: minibatches.passes(step, (tf.constant(0), tf.zeros([12, 3], tf.int32)), order))()
+    _, seen = mode(lambda: minibatches.passes(step, (tf.constant(0), tf.zeros([12, 3], tf.int32)), order, piece))()
     wanted = [minibatches.shuffled(tf.range(9), 11, key).numpy().reshape(3, 3) for key in order.keys]
     np.testing.assert_array_equal(seen, np.concatenate(wanted))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfpg import build, psi, rollout
+from tfpg import blocks, build, psi, rollout
 from tfpg.config import Config
 from tfpg.envs import cartpole, gym
 from tfpg.learner import initial_state, perceive
@@ -230,7 +230,7 @@ def test_a_group_begins_alike_and_acts_apart():
     ],
 )
 def test_many_environments_are_shared_out_in_equal_parts_and_whole_groups(n, group, parts):
-    assert rollout.shared_out(n, group) == parts
+    assert blocks.shared_out(n, group) == parts
 
 
 @pytest.mark.parametrize("algo", ["npg", "reinforce"])
@@ -242,7 +242,7 @@ def test_parts_are_what_their_environments_are_alone(algo, monkeypatch):
     alone = tf.function(rollout.make_collect(environment, learner, 2, 40))
     seeds = tf.unstack(tf.random.experimental.stateless_split(SEED, 3))
     pairs = [alone(state, tf.nest.map_structure(lambda x, i=i: x[2 * i : 2 * i + 2], carry), seeds[i]) for i in range(3)]
-    monkeypatch.setattr(rollout, "ALONE", 2)
+    monkeypatch.setattr(blocks, "ALONE", 2)
     after, trajectory, metrics = tf.function(rollout.make_collect(environment, learner, 6, 40))(state, carry, SEED)
     equal = lambda found, axis, parts: np.testing.assert_allclose(found, np.concatenate(parts, axis), rtol=1e-6)  # noqa: E731
     tf.nest.map_structure(lambda found, *parts: equal(found, 0, parts), after, *[pair[0] for pair in pairs])

@@ -5,7 +5,8 @@ import pytest
 import tensorflow as tf
 from learners import FULL, SEED, N, T, assert_equal, assessed, begun, differs, fill_padding, make, prepare, trajectory
 
-from tfpg import acting, algorithms, gradients, trees, update
+from tfpg import acting, algorithms, blocks, gradients, learner, trees, update
+from tfpg.assess import read
 from tfpg.learner import initial_state
 from tfpg.update import make_update
 
@@ -263,6 +264,63 @@ def test_an_update_in_pieces_is_the_update(name, rng):
     for a, b in zip(tf.nest.flatten(whole), tf.nest.flatten(pieces), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
     assert differs(whole[0].policy, state.policy)
+
+
+LARGE_TOO = [
+    "npg",
+    "trpo",
+    "ppo",
+    "ppo_kl-real",
+    "reinforce-value",
+    "togo-scaled",
+    "off_policy-causal",
+    "advantage-q_learning",
+    "a2c-gru",
+    "pathwise",
+]
+
+
+@pytest.mark.parametrize("name", LARGE_TOO)
+@pytest.mark.parametrize("minibatches", [1, 3])
+def test_the_update_of_a_large_batch_is_the_update(name, minibatches, rng, monkeypatch):
+    """Columns read one after another, programs of a part of the batch and of a step of the critic: nothing is learned otherwise."""
+    made, state, t = prepare(rng, moved=True, whole=True, **{**VARIANTS[name], "critic_minibatches": minibatches})
+    made, t = made._replace(fisher_block=4), fill_padding(t, np.nan)
+    piece = lambda f: tf.function(f, autograph=False)  # noqa: E731
+    wanted = tf.function(make_update(made), autograph=False)(state, t, SEED, FULL)
+    read, monkeypatched = [], update.read
+    monkeypatch.setattr(update, "LARGE", 9)
+    monkeypatch.setattr(blocks, "ALONE", 1)
+    monkeypatch.setattr(update, "read", lambda learner, state, t, seed: read.append(t.mask.shape) or monkeypatched(learner, state, t, seed))
+    found = tf.function(make_update(made, piece), autograph=False)(state, t, SEED, FULL)
+    assert read == [(T, 1)]  # one program, for five columns
+    tf.nest.assert_same_structure(found, wanted)
+    for a, b in zip(tf.nest.flatten(found), tf.nest.flatten(wanted), strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5)
+    assert differs(wanted[0].policy, state.policy)
+
+
+@every_variant
+def test_columns_are_read_as_if_they_were_alone(changes, rng):
+    """In parts of a column each with a seed of its own; what is said of the critic is about all of them."""
+    made, state, t = prepare(rng, moved=True, whole=True, **changes)
+    look = lambda state, t, start, count, seed: read(made, state, blocks.columns(t, start, count), seed)  # noqa: E731
+    found, seeds = update.read_in_parts(look, state, t, N, SEED), tf.random.experimental.stateless_split(SEED, N)
+    alone = [read(made, state, tf.nest.map_structure(lambda x, i=i: x[:, i : i + 1], t), seeds[i])._replace(judged=()) for i in range(N)]
+    tf.nest.map_structure(lambda x, *parts: np.testing.assert_array_equal(x, np.concatenate(parts, 1)), found._replace(judged=()), *alone)
+    assert bool(found.judged) == algorithms.needs_critic(made.algorithm)
+    if found.judged:
+        target = found.lesson.target.numpy()[t.mask.numpy()]
+        for a, b in zip(found.judged.target, (target.mean(), target.var(), target.size), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-4)
+        q = tf.reshape(learner.values(made, state, (t.observation, t.mask, t.memory), *own_action(made, t)), [T, N])
+        error = target - q.numpy()[t.mask.numpy()]
+        np.testing.assert_allclose(found.judged.error[:2], (error.mean(), error.var()), rtol=1e-3, atol=1e-4)
+
+
+def own_action(made, t):
+    """What a critic of actions reads beside observations."""
+    return (t.action,) if algorithms.fits_q(made.algorithm) else ()
 
 
 ONE_OR_MORE = [("6", 10**6, 3, 4), ("6", 35, 3, 4), ("6", 34, 3, 3 + 3 * 4), ("6", 34, 2, 3 + 2 * 4), ("80,80", 34, 3, 3 + 3 * 5)]

@@ -1,4 +1,8 @@
-"""From a trajectory to what is learned from it: critique -> psi -> baseline -> batch, and the critic's targets."""
+"""From a trajectory to what is learned from it: critique -> psi -> baseline -> batch, and the critic's targets.
+
+What is said of a column, critique, psi and target, does not depend on the others: `read` may be given some of them after others, so that
+a large batch takes no more memory than its columns. `conclude` is about all of them.
+"""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -9,6 +13,7 @@ from tfpg import baselines, critics, gradients, psi, returns, surrogates, trees
 from tfpg.algorithms import fits_q, in_columns, needs_critic, whole_episodes
 from tfpg.learner import Learner, critic_sees, flat, see, values
 from tfpg.masks import inside
+from tfpg.normalizers import Moments, moments
 from tfpg.problem import Batch, timed
 from tfpg.types import Critique, Nest, TrainState, Trajectory
 
@@ -28,6 +33,23 @@ class Lesson(NamedTuple):
 
     target: tf.Tensor  # [T, N] of the critic; without one, what psi was before its baseline
     change: Nest  # [T, N, O] to the next observation, where there is a model
+
+
+class Judged(NamedTuple):
+    """What there is to say of a critic before it is fitted."""
+
+    target: Moments
+    error: Moments  # target - prediction
+
+
+class Reading(NamedTuple):
+    """What the columns of a trajectory say, each by itself."""
+
+    estimate: tf.Tensor  # [T, N] psi before a baseline of its own
+    lesson: Lesson
+    v_t: Nest  # [T, N] V(o_t), where it is the baseline
+    v_tp1: Nest  # [T, N] V(o_{t+1}), where returns that it completes are summed anew
+    judged: Judged | tuple[()]
 
 
 class Assessment(NamedTuple):
@@ -196,14 +218,14 @@ def by_groups(form: Callable[[tf.Tensor, tf.Tensor], tf.Tensor], return_t: tf.Te
 
 
 def baseline(
-    learner: Learner, state: TrainState, seen: View, estimate_t: tf.Tensor, c: Critique, scale_t: tf.Tensor
+    learner: Learner, state: TrainState, seen: View, estimate_t: tf.Tensor, v_t: Nest, scale_t: tf.Tensor
 ) -> tuple[tf.Tensor, Nest, Nest | None]:
     """b_t [T, N] of the row's kind, the state of its moving average, and grad J where b is one number per parameter."""
     kind, zero_t = learner.algorithm.baseline, tf.zeros_like(estimate_t)
     if kind == "none" or not whole_episodes(learner.algorithm):
         return zero_t, state.average, None
     if kind == "value":
-        return inside(seen.mask, c.v_t), state.average, None
+        return inside(seen.mask, v_t), state.average, None
     if kind == "moving_average":
         now = tf.reduce_mean(returns.total_return(seen.t.reward, learner.horizon.gamma, seen.mask))
         if learner.algorithm.psi == "togo":
@@ -240,44 +262,59 @@ def lesson(learner: Learner, state: TrainState, seen: View, target_t: tf.Tensor)
     return Lesson(target, o_tp1 - o_t)
 
 
-def judged(prediction_t: tf.Tensor, target_t: tf.Tensor, mask_t: tf.Tensor) -> dict[str, tf.Tensor]:
+def read(learner: Learner, state: TrainState, trajectory: Trajectory, seed: tf.Tensor) -> Reading:
+    """What columns of a trajectory say, each by itself."""
+    row = learner.algorithm
+    seen = view(learner, state, trajectory)
+    c, q = criticise(learner, state, seen, seed)
+    estimate_t = estimate(learner, seen, c)
+    fitted, completes = needs_critic(row), row.baseline == "value"
+    unfitted_t = seen.t.reward if learner.model else estimate_t
+    target_t = fitted_to(learner, seen, c, q, estimate_t) if fitted else unfitted_t
+    error_t = target_t - (c.q_t if fits_q(row) else c.v_t)
+    judged = Judged(moments(target_t, seen.mask), moments(error_t, seen.mask)) if fitted else ()
+    v_t, v_tp1 = c.v_t if completes and whole_episodes(row) else (), c.v_tp1 if completes and in_columns(row) else ()
+    return Reading(estimate_t, lesson(learner, state, seen, target_t), v_t, v_tp1, judged)
+
+
+def metrics(judged: Judged) -> dict[str, tf.Tensor]:
     """How near a critic is to what it will be fitted to: the share of variance that it explains, and its error in units of reward."""
-    share = surrogates.weights(mask_t, target_t, "step")
+    target, error = judged
     return {
-        "explained_variance": critics.explained_variance(prediction_t, target_t, share),
-        "value_rmse": tf.sqrt(2 * critics.value_loss(prediction_t, target_t, share)),
+        "explained_variance": critics.explained(target.variance, error.variance, target.variance + target.mean**2),
+        "value_rmse": tf.sqrt(error.variance + error.mean**2),
     }
 
 
-def assess(learner: Learner, state: TrainState, trajectory: Trajectory, seed: tf.Tensor) -> Assessment:
-    """Reads a trajectory into a batch for the policy, and into targets and predictions for the critic.
+def conclude(learner: Learner, state: TrainState, trajectory: Trajectory, reading: Reading) -> Assessment:
+    """What all columns together teach.
 
     psi_t = s_t (Q_t - b_t), where s_t holds gamma^age (--discount_from=start) and the scale of returns; standardised last, if at all.
     """
     row, numbers, mask = learner.algorithm, learner.objective, trajectory.mask
-    seen = view(learner, state, trajectory)
-    c, q = criticise(learner, state, seen, seed)
-    estimate_t = estimate(learner, seen, c)
-    unfitted_t = seen.t.reward if learner.model else estimate_t
-    target_t = fitted_to(learner, seen, c, q, estimate_t) if needs_critic(row) else unfitted_t
-    scale_t = tf.ones_like(seen.t.reward)
+    seen, estimate_t, target_t = view(learner, state, trajectory), reading.estimate, reading.lesson.target
+    scale_t = tf.ones_like(estimate_t)
     if numbers.weigh_by_age:
         scale_t = returns.discount_from_start(scale_t, learner.horizon.gamma, seen.t.age)
     if numbers.scale_returns:
         statistics = learner.targets.update(state.targets, flat(target_t), flat(mask))
         ends = [learner.targets.invert(statistics, tf.constant(z)) for z in (0.0, 1.0)]
         scale_t = scale_t / tf.maximum(ends[1] - ends[0], 1e-6)
-    b_t, average, gradient = baseline(learner, state, seen, estimate_t, c, scale_t)
+    b_t, average, gradient = baseline(learner, state, seen, estimate_t, reading.v_t, scale_t)
     psi_t = scale_t * baselines.subtract(estimate_t, b_t, mask)
     if numbers.whiten:
         psi_t = baselines.standardise(psi_t, mask, 1e-8)
     columns = Batch(psi=psi_t)
     if in_columns(row):
         # With V as its baseline a return that the clock cut is completed by V, in psi and so in what is summed anew.
-        v_tp1 = c.v_tp1 if row.baseline == "value" else tf.zeros_like(psi_t)
+        v_tp1 = reading.v_tp1 if row.baseline == "value" else tf.zeros_like(psi_t)
         reward_t, discount_t, lambda_t = completed(learner, seen, v_tp1)
         columns = columns._replace(reward=reward_t, discount=discount_t, lambda_=lambda_t, baseline=b_t, scale=scale_t)
     if not timed(learner):
         columns = tf.nest.map_structure(flat, columns)
-    known = judged(c.q_t if fits_q(row) else c.v_t, target_t, mask) if needs_critic(row) else {}
-    return Assessment(columns, average, gradient, lesson(learner, state, seen, target_t), known)
+    return Assessment(columns, average, gradient, reading.lesson, metrics(reading.judged) if reading.judged else {})
+
+
+def assess(learner: Learner, state: TrainState, trajectory: Trajectory, seed: tf.Tensor) -> Assessment:
+    """Reads a trajectory into a batch for the policy, and into targets for the critic."""
+    return conclude(learner, state, trajectory, read(learner, state, trajectory, seed))

@@ -1,6 +1,6 @@
 """A batch in blocks that stay in cache: what is computed of one after another takes no memory that grows with the batch."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
@@ -30,6 +30,34 @@ def over_blocks(of: Callable[[Nest], Nest], blocks: Nest, like: Nest) -> Nest:
         return one(0)
     add = lambda i, total: (i + 1, trees.axpy(1.0, one(i), total))  # noqa: E731
     return tf.while_loop(lambda i, _: i < count, add, (tf.constant(0), trees.zeros_like(like)))[1]
+
+
+ALONE = 512
+"""Environments, or columns of a batch, that are worth a program of their own."""
+
+
+def shared_out(n: int, group: int) -> int:
+    """Among how many programs n environments are shared out, in equal parts and whole groups: the same on every machine."""
+    return next(parts for parts in range(max(1, n // ALONE), 0, -1) if n % (parts * group) == 0)
+
+
+def columns(x: Nest, start: tf.Tensor, count: int) -> Nest:
+    """`count` columns from `start` on: leaves [T, N, ...] -> [T, count, ...]."""
+
+    def leaf(x: tf.Tensor) -> tf.Tensor:
+        further = x.shape[2:]
+        return tf.slice(x, [0, start, *[0] * len(further)], [x.shape[0], count, *further])
+
+    return tf.nest.map_structure(leaf, x)
+
+
+def two_at_a_time(calls: Sequence[Callable[[], Nest]]) -> list[Nest]:
+    """What calls of programs give, each of which begins when the last but one has ended: their memory is that of two."""
+    found: list[Nest] = []
+    for call in calls:
+        with tf.control_dependencies(tf.nest.flatten(found[-2:-1])):
+            found.append(call())
+    return found
 
 
 def in_turn(of: Callable[..., tf.Tensor], dtype: tf.DType, *x: Nest) -> tf.Tensor:

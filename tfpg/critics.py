@@ -100,6 +100,12 @@ def value_loss(v_t: tf.Tensor, target_t: tf.Tensor, w_t: tf.Tensor) -> tf.Tensor
     return 0.5 * surrogates.weighted_sum(w_t, (tf.stop_gradient(target_t) - v_t) ** 2)
 
 
+def explained(total: tf.Tensor, left: tf.Tensor, square: tf.Tensor) -> tf.Tensor:
+    """1 - left / total, of the variance of targets and what of it is left; 0 where total is round-off of their mean square."""
+    varies = total > 16 * float(np.finfo(total.dtype.as_numpy_dtype).eps) * square
+    return tf.where(varies, 1 - left / tf.where(varies, total, tf.ones_like(total)), tf.zeros_like(total))
+
+
 @checks.component
 def explained_variance(v_t: tf.Tensor, target_t: tf.Tensor, w_t: tf.Tensor) -> tf.Tensor:
     """1 - Var(target - V) / Var(target), weighted: 1 is a perfect critic, 0 one no better than a constant.
@@ -114,6 +120,4 @@ def explained_variance(v_t: tf.Tensor, target_t: tf.Tensor, w_t: tf.Tensor) -> t
         mean = surrogates.weighted_sum(w_t, x)
         return surrogates.weighted_sum(w_t, (x - mean) ** 2)
 
-    total, square = variance(target_t), surrogates.weighted_sum(w_t, target_t**2)
-    varies = total > 16 * float(np.finfo(total.dtype.as_numpy_dtype).eps) * square
-    return tf.where(varies, 1 - variance(target_t - v_t) / tf.where(varies, total, tf.ones_like(total)), tf.zeros_like(total))
+    return explained(variance(target_t), variance(target_t - v_t), surrogates.weighted_sum(w_t, target_t**2))

@@ -1,6 +1,7 @@
 """Fitting by minibatches: critics and models."""
 
 from collections.abc import Callable
+from typing import Any
 
 import tensorflow as tf
 
@@ -11,11 +12,13 @@ from tfpg.types import Nest
 
 
 def by_minibatches(
-    fit: Fit, loss: Callable[[Nest, Nest], tf.Tensor], data: Nest, share: tf.Tensor, params: Nest, memory: Nest, order: minibatches.Orders
-) -> tuple[Nest, Nest]:
+    fit: Fit, loss: Callable[[Nest, Nest], tf.Tensor], data: Nest, share: tf.Tensor, params: Nest, memory: Nest, order: minibatches.Orders,
+    piece: Callable[..., Any] | None = None,
+) -> tuple[Nest, Nest]:  # fmt: skip
     """Descends `loss(phi, (data, weight) of a minibatch)` over minibatches, whose weights are their shares made to sum to 1.
 
-    Args: data: nest of [M, ...]; share [M]: how much each sample counts, or whether it does. Returns: phi and the optimiser's memory.
+    Args: data: nest of [M, ...]; share [M]: how much each sample counts, or whether it does; piece: makes a program of each step. Returns:
+    phi and the optimiser's memory.
     """
 
     def step(rows: tf.Tensor | None, carry: Nest) -> Nest:
@@ -28,23 +31,23 @@ def by_minibatches(
         increment, memory = fit.optimizer.update(slope, memory)
         return trees.axpy(1.0, increment, phi), memory
 
-    return minibatches.passes(step, (params, memory), order)
+    return minibatches.passes(step, (params, memory), order, piece)
 
 
 def fit_critic(
     learner: Learner, params: Nest, memory: Nest, observation: Nest, action: tf.Tensor, target: tf.Tensor, share: tf.Tensor,
-    order: minibatches.Orders, look: Callable[..., tuple[tf.Tensor, ...]] = lambda *rows: rows,
+    order: minibatches.Orders, look: Callable[..., tuple[tf.Tensor, ...]] = lambda *rows: rows, piece: Callable[..., Any] | None = None,
 ) -> tuple[Nest, Nest]:  # fmt: skip
     """Minimises 1/2 (target - V(o))^2, or that of Q(o, a), on average over samples: observation [M, O], action, target and share [M].
 
-    Args: share: as for `by_minibatches`; look: makes o, a and target of some rows of the three, of which observation may then be a nest.
+    Args: share, piece: as for `by_minibatches`; look: makes o, a and target of some rows of the three, of which observation may be a nest.
     """
 
     def loss(phi: Nest, part: Nest) -> tf.Tensor:
         o, a, y = look(*part[0])
         return critics.value_loss(learner.value.apply(phi, o, a), y, part[1])
 
-    return by_minibatches(learner.critic, loss, (observation, action, target), share, params, memory, order)
+    return by_minibatches(learner.critic, loss, (observation, action, target), share, params, memory, order, piece)
 
 
 def fit_model(

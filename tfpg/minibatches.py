@@ -1,7 +1,7 @@
 """Passes over a batch in shuffled minibatches: the loop that policies, critics and models are fitted by."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
@@ -46,13 +46,22 @@ def shuffled(index: tf.Tensor, units: int, key: tf.Tensor) -> tf.Tensor:
     return tf.while_loop(lambda r, _: r < ROUNDS, swap, (tf.constant(0), index))[1]
 
 
-def passes(step: Callable[[tf.Tensor | None, Nest], Nest], carry: Nest, order: Orders) -> Nest:
+def passes(step: Callable[[tf.Tensor | None, Nest], Nest], carry: Nest, order: Orders, piece: Callable[..., Any] | None = None) -> Nest:
     """carry <- step(rows, carry) for each minibatch of each pass.
 
-    Args: step: (rows [units // count] integers, or None for all of them, carry) -> carry. Returns: the last carry.
+    Args: step: (rows [units // count] integers, or None for all of them, carry) -> carry; piece: makes a program of each step, whose memory
+    does not outlast it. Returns: the last carry.
     """
     units, count, keys = order
     size = units // count
+    if piece:
+
+        def alone(k: tf.Tensor, carry: Nest) -> Nest:
+            rows = shuffled(k % count * size + tf.range(size), units, keys[k // count]) if count > 1 else None
+            return step(rows, carry)
+
+        one = piece(alone)
+        return tf.while_loop(lambda k, _: k < keys.shape[0] * count, lambda k, c: (k + 1, one(k, c)), (tf.constant(0), carry))[1]
 
     def epoch(e: tf.Tensor, carry: Nest) -> tuple[tf.Tensor, Nest]:
         if count == 1:

@@ -39,8 +39,9 @@ def timed(learner: Learner) -> bool:
 def collected(learner: Learner, t: Trajectory, batch: Batch) -> Batch:
     """The batch with what was collected, as it was collected: outside of compiled programs it takes no memory. For `seen`."""
     observation: Nest = t.observation if learner.policy.advance is None else (t.observation, t.age, t.memory[:1])
-    share = surrogates.weights(t.mask, batch.psi, "step")
-    weight = surrogates.weights(t.mask, batch.psi, "traj") if whole_episodes(learner.algorithm) else share
+    with tf.control_dependencies([batch.psi]):  # not before all has been read, and what is not needed further has been forgotten
+        share = surrogates.weights(t.mask, batch.psi, "step")
+        weight = surrogates.weights(t.mask, batch.psi, "traj") if whole_episodes(learner.algorithm) else share
     own = {"observation": observation, "action": t.action, "log_prob": t.log_prob, "mask": t.mask, "weight": weight, "share": share}
     return batch._replace(**(own if timed(learner) else tf.nest.map_structure(flat, own)))
 
@@ -222,10 +223,15 @@ def fisher_product(
 def shards(batch: Batch, count: int, block: int) -> list[Batch]:
     """A batch of samples in `count` parts of neighbours, as equal as can be (of fewer samples, fewer parts), each in blocks.
 
-    The last block is filled up with zeros, which are its weights there too. Outside of compiled programs a part in full blocks is no copy.
+    The last block is filled up with zeros, which are its weights there too. Outside of compiled programs, parts in equal blocks are no
+    copies: it is cut into blocks first, since TensorFlow copies rows unless each begins where a vector of numbers may.
     """
     samples = batch.weight.shape[0]
     count = min(count, samples)
+    blocks = -(-samples // (count * block))  # of each part
+    if samples % (count * blocks) == 0:
+        cut = in_blocks(batch, samples // (count * blocks))
+        return [tf.nest.map_structure(lambda x: x[i * blocks : (i + 1) * blocks], cut) for i in range(count)]  # noqa: B023
     starts = [-(-samples * i // count) for i in range(count + 1)]
     part = lambda i: tf.nest.map_structure(lambda x: x[starts[i] : starts[i + 1]], batch)  # noqa: E731
     return [in_blocks(part(i), block) for i in range(count)]

@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from tfpg import acting, trees
 from tfpg.algorithms import whole_episodes
+from tfpg.blocks import shared_out
 from tfpg.envs.gym import VectorEnvironment
 from tfpg.errors import EnvironmentFault
 from tfpg.learner import Learner, act, flat, no_memory, perceive
@@ -84,15 +85,6 @@ def exploration(learner: Learner, horizon: int, n: int, seed: tf.Tensor) -> tf.T
     """
     draws = -(-horizon // learner.noise_repeat)
     return tf.repeat(learner.policy.noise([draws, n], seed), learner.noise_repeat, axis=0)[:horizon]
-
-
-ALONE = 512
-"""Environments that are worth a program of their own."""
-
-
-def shared_out(n: int, group: int) -> int:
-    """Among how many programs n environments are shared out, in equal parts and whole groups: the same on every machine."""
-    return next(parts for parts in range(max(1, n // ALONE), 0, -1) if n % (parts * group) == 0)
 
 
 def make_collect(

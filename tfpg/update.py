@@ -2,6 +2,9 @@
 
     assess (normalise -> V -> psi -> baseline) -> improve the policy -> fit the critic -> take the batch into the statistics
 
+A large batch takes, beyond itself, psi and the critic's target of each sample, and the memory of a part: it is read column by column and
+forgotten as far as it has been read, and each program is about a part of it.
+
 Statistics are taken in last, so that the policy that is improved is the policy that acted.
 """
 
@@ -13,17 +16,22 @@ import tensorflow as tf
 
 from tfpg import critics, minibatches, surrogates, trees
 from tfpg.algorithms import natural, needs_critic
-from tfpg.assess import Assessment, Lesson, assess
+from tfpg.assess import Assessment, Judged, Lesson, Reading, assess, conclude, read
+from tfpg.blocks import columns, shared_out, two_at_a_time
 from tfpg.fit import fit_critic, fit_model
 from tfpg.improve import IMPROVEMENTS
 from tfpg.learner import Learner, critic_sees, flat, see
 from tfpg.masks import inside
 from tfpg.minibatches import Orders
+from tfpg.normalizers import merge
 from tfpg.problem import collected, policy_problem, seen, shards, side_by_side
 from tfpg.types import Nest, TrainState, Trajectory
 
 Metrics = dict[str, tf.Tensor]
 
+
+LARGE = 2**18
+"""Samples that are worth a program of their own, whatever else there is: it keeps memory for each turn of its loops until it ends."""
 
 Piece = Callable[[Callable[..., Any]], Callable[..., Any]]
 """Makes a program of a function."""
@@ -42,11 +50,12 @@ def improve_policy(
 ) -> tuple[TrainState, Metrics]:  # fmt: skip
     """The row's improvement on the row's problem, and what there is to say about it.
 
-    A natural gradient is made of `learner.shards` parts of the batch, each in programs that `piece` makes.
+    A natural gradient is made of `learner.shards` parts of the batch, or more of a large one, each in programs that `piece` makes.
     """
     batch = collected(learner, t, found.batch)
     if natural(learner.algorithm):
-        problem = side_by_side(learner, state, shards(batch, learner.shards, learner.fisher_block), pace, seed, piece)
+        count = max(learner.shards, t.mask.shape.num_elements() // LARGE)
+        problem = side_by_side(learner, state, shards(batch, count, learner.fisher_block), pace, seed, piece)
     else:
         problem = policy_problem(learner, state, seen(learner, state, batch), pace, seed)
     if found.gradient is not None:
@@ -77,12 +86,15 @@ def critic_reads(
     return critic_sees(learner, state, observation, mask, memory), inside(mask, action), learner.targets.apply(statistics, target)
 
 
-def improve_critic(learner: Learner, state: TrainState, t: Trajectory, lesson: Lesson, order: Orders) -> TrainState:
-    """Fits V or Q to its standardised targets, which are taken into their statistics first."""
+def improve_critic(
+    learner: Learner, state: TrainState, t: Trajectory, lesson: Lesson, order: Orders, piece: Piece | None = None
+) -> TrainState:
+    """Fits V or Q to its standardised targets, which are taken into their statistics first. Args: piece: makes a program of each step."""
     rows, action, target, mask = tf.nest.map_structure(flat, ((t.observation, t.mask, t.memory), t.action, lesson.target, t.mask))
-    statistics = learner.targets.update(state.targets, target, mask)
+    take_in = piece(learner.targets.update) if piece else learner.targets.update
+    statistics = take_in(state.targets, target, mask)
     look = functools.partial(critic_reads, learner, state, statistics)
-    phi, memory = fit_critic(learner, state.value, state.value_optimizer, rows, action, target, mask, order, look)
+    phi, memory = fit_critic(learner, state.value, state.value_optimizer, rows, action, target, mask, order, look, piece)
     return state._replace(value=phi, value_optimizer=memory, targets=statistics)
 
 
@@ -98,6 +110,16 @@ def improve_model(learner: Learner, state: TrainState, t: Trajectory, lesson: Le
     predicted = learner.model.apply(phi, tf.concat(data[:2], -1))[:, -1]
     metrics = {"explained_variance": critics.explained_variance(predicted, reward, share)}
     return state._replace(model=phi, model_optimizer=memory, targets=statistics), metrics
+
+
+def read_in_parts(look: Callable[..., Reading], state: TrainState, t: Trajectory, parts: int, seed: tf.Tensor) -> Reading:
+    """What a trajectory says, read part by part. Args: look: the program that reads columns, (state, t, start, count, seed) -> Reading."""
+    count, seeds = t.mask.shape[1] // parts, tf.unstack(tf.random.experimental.stateless_split(seed, parts))
+    found = two_at_a_time([functools.partial(look, state, t, tf.constant(i * count), count, seeds[i]) for i in range(parts)])
+    judged = [functools.reduce(merge, each) for each in zip(*[part.judged for part in found], strict=True)]
+    side_by_side = [part._replace(judged=()) for part in found]
+    joined = tf.nest.map_structure(lambda *x: tf.concat(x, 1), *side_by_side)
+    return joined._replace(judged=Judged(*judged) if judged else ())
 
 
 def remains(t: Trajectory) -> Trajectory:
@@ -142,23 +164,32 @@ def make_update(
     natural gradient of a single block is one part in one program: starting one for each of its products would take as long as they do.
     """
     bound = lambda f: piece(functools.partial(f, learner))  # noqa: E731
-    read, model, critic, last = map(bound, (assess, improve_model, improve_critic, finish))
+    whole, all_columns, model, critic, last = map(bound, (assess, conclude, improve_model, improve_critic, finish))
+    some_columns = piece(lambda state, t, start, count, seed: read(learner, state, columns(t, start, count), seed))
+    by_step: Callable[..., TrainState] = functools.partial(improve_critic, learner, piece=piece)
     alone = piece(functools.partial(improve_policy, learner._replace(shards=1)))
     in_parts = functools.partial(improve_policy, learner, piece=piece)
 
     def update(state: TrainState, trajectory: Trajectory, seed: tf.Tensor, pace: tf.Tensor) -> tuple[TrainState, Metrics]:
         seeds = tf.random.experimental.stateless_split(at_once(seed), 3)
-        found = read(state, trajectory, seeds[0])
+        samples = trajectory.mask.shape.num_elements()
+        parts = shared_out(trajectory.mask.shape[1], 1) if samples >= LARGE else 1
+        if parts == 1:
+            found = whole(state, trajectory, seeds[0])
+        else:
+            reading = read_in_parts(some_columns, state, trajectory, parts, seeds[0])
+            found = all_columns(state, trajectory._replace(next_observation=(), next_memory=()), reading)
         order, again = drawn(learner, found, seeds[1:])
         t = remains(trajectory)
         new, known = model(state, t, found.lesson, order) if learner.model else (state, found.known)
-        several = natural(learner.algorithm) and t.mask.shape.num_elements() > learner.fisher_block
+        several = natural(learner.algorithm) and samples > learner.fisher_block
         new, metrics = (in_parts if several else alone)(new, t, found, pace, seeds[2], again)
         new = adapt_penalty(learner, new, metrics["kl"])
         if learner.algorithm.surrogate == "kl_penalised":
             metrics["penalty"] = new.penalty
         if needs_critic(learner.algorithm):
-            fitted = critic(state, t, found.lesson, order)  # waits for the batch alone, not for the policy
+            fit = by_step if samples >= LARGE else critic
+            fitted = fit(state, t, found.lesson, order)  # waits for the batch alone, not for the policy
             new = new._replace(value=fitted.value, value_optimizer=fitted.value_optimizer, targets=fitted.targets)
         new, sound = last(state, new, t, found.lesson.target)
         return new, {**metrics, **known, "skipped": 1 - tf.cast(sound, tf.float32)}

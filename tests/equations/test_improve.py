@@ -94,6 +94,17 @@ def test_parts_are_neighbours_as_equal_as_can_be_and_what_fills_them_up_weighs_n
     assert len(shards(batch, 40, 3)) == 11
 
 
+@pytest.mark.parametrize(("samples", "count", "block", "shapes"), [(640, 2, 100, [(4, 80)] * 2), (648, 3, 216, [(1, 216)] * 3)])
+def test_equal_parts_in_equal_blocks_are_no_copies(samples, count, block, shapes):
+    batch = tf.nest.map_structure(lambda x: x[:samples] + 0 if x.dtype != tf.bool else x[:samples], BATCH)
+    parts = shards(batch, count, block)
+    assert [part.psi.shape for part in parts] == shapes
+    for whole, *found in zip(tf.nest.flatten(batch), *map(tf.nest.flatten, parts), strict=True):
+        np.testing.assert_array_equal(np.concatenate([np.reshape(x, [-1, *whole.shape[1:]]) for x in found]), whole)
+        if whole.shape.rank == 2:
+            assert all(np.shares_memory(memoryview(x), memoryview(whole)) for x in found)
+
+
 def change(result):
     return enumeration.flat(result[0]) - enumeration.flat(PARAMS)
 
