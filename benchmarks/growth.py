@@ -1,12 +1,13 @@
 """How an update of npg grows with its batch, its network and its conjugate-gradient iterations: make growth [ARGS="--only=samples"]
 
-Each size is measured by `side.py` in processes of its own: a batch of in-graph CartPole is made, the update is made once to compile it, and
-then timed. All sizes of a kind take turns, ROUNDS times (those that differ in iterations more often, in one process), and medians count: a
-machine's speed changes meanwhile. What is divided by
-is what the work is proportional to: samples; samples times multiplications, one for each parameter, and for each hidden unit as many as a
-pass over its number costs (`gradients.PASS`); and for the iterations, of which each adds one Fisher-vector product, the time they add.
-Memory is what an update takes at its peak on top of what the process holds before it, measured once, apart, with allocators that give
-back what is free. Writes docs/growth.json and docs/growth.png. Let nothing else run meanwhile.
+Each size is measured by `side.py` in processes of its own: some of a batch of in-graph CartPole is made, the update of a batch of copies of
+it is made once to compile it, and then timed. All sizes of a kind take turns, ROUNDS times (those that differ in iterations more often, in
+one process), and medians count: a machine's speed changes meanwhile. What is divided by is what the work is proportional to: samples;
+samples times multiplications, one for each parameter, and for each hidden unit as many as a pass over its number costs (`gradients.PASS`);
+and for the iterations, of which each adds one Fisher-vector product, the time they add. Memory is what an update takes at its peak on top
+of what the process holds before it and of the batch (what was collected, and of each sample its advantage and what the critic is fitted
+to), measured once, apart, with an allocator that gives back what is free. Writes docs/growth.json and docs/growth.png. Let nothing else run
+meanwhile.
 """
 
 import json
@@ -32,7 +33,7 @@ KINDS: dict[str, list[Size]] = {
     "iterations": [(512, "64,64", iterations) for iterations in (5, 10, 20, 50)],
 }
 HORIZON, ROUNDS = 128, 3
-GIVING_BACK = {"TF_ONEDNN_USE_SYSTEM_ALLOCATOR": "1", "MALLOC_MMAP_THRESHOLD_": "262144"}
+GIVING_BACK = {"TF_ONEDNN_USE_SYSTEM_ALLOCATOR": "1"}
 ONLY = flags.DEFINE_list("only", list(KINDS), f"what grows: {', '.join(KINDS)}")
 
 
@@ -83,7 +84,7 @@ def unit(kind: str, row: dict[str, Any], first: dict[str, Any]) -> float:
 def table(found: dict[str, list[dict[str, Any]]]) -> str:
     """All measurements, a line each."""
     lines = [
-        f"{'grows':<11} {'samples':>10} {'parameters':>10} {'CG':>3} {'seconds':>9} {'ns per unit':>12} {'batch MB':>9} {'update MB':>10}"
+        f"{'grows':<11} {'samples':>10} {'parameters':>10} {'CG':>3} {'seconds':>9} {'ns per unit':>12} {'batch MB':>9} {'beyond MB':>10}"
     ]
     for kind, rows in found.items():
         for row in rows:
@@ -99,7 +100,7 @@ def told(value: float) -> str:
 
 
 def draw(found: dict[str, list[dict[str, Any]]], path: Path) -> None:
-    """Seconds against each size, with the line of proportion through the first, and the memory of the update."""
+    """Seconds against each size, with the line of proportion through the first, and the memory of the update beyond the batch."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -109,7 +110,7 @@ def draw(found: dict[str, list[dict[str, Any]]], path: Path) -> None:
         x, y = [row[kind] for row in rows], [row["seconds"] for row in rows]
         axes.loglog(x, y, "o-", label="update, s")
         axes.loglog(x, [y[0] * each / x[0] for each in x], ":", color="grey", label="in proportion")
-        axes.loglog(x, [row["update_mb"] / 1e3 for row in rows], "s--", lw=1, ms=4, label="its memory, GB")
+        axes.loglog(x, [row["update_mb"] / 1e3 for row in rows], "s--", lw=1, ms=4, label="memory beyond the batch, GB")
         axes.set(title=f"{kind} grow", xlabel=kind)
         axes.set_xticks(x, [told(value) for value in x], rotation=30, fontsize=8)
         axes.minorticks_off()

@@ -300,6 +300,27 @@ def test_the_update_of_a_large_batch_is_the_update(name, minibatches, rng, monke
     assert differs(wanted[0].policy, state.policy)
 
 
+def test_what_has_been_read_is_forgotten(rng, monkeypatch):
+    """Where an observation leads to is the largest part of a batch: no program takes it but those that read columns, and none waits for all
+    of it to be there again. Weights are made when it is gone."""
+    made, state, t = prepare(rng, fisher_block=4)
+    monkeypatch.setattr(update, "LARGE", 9)
+    monkeypatch.setattr(blocks, "ALONE", 1)
+    run = acting.traced(make_update(made, lambda f: tf.function(f, autograph=False)), state, t, SEED, FULL)
+    inputs = tf.nest.pack_sequence_as((state, t, SEED, FULL), run.inputs)[1]
+    calls = [op for op in run.graph.get_operations() if op.type == "PartitionedCall"]
+    assert inputs.next_observation.consumers() == calls[:N]
+    concluded = calls[N]
+    for op in inputs.mask.consumers():
+        if op not in calls and op.type != "Reshape":
+            assert concluded in waited_for(op)
+
+
+def waited_for(op):
+    """The operations that this one waits for, by control, its inputs' own included."""
+    return {*op.control_inputs, *(other for x in op.inputs for other in (*x.op.control_inputs, x.op))}
+
+
 @every_variant
 def test_columns_are_read_as_if_they_were_alone(changes, rng):
     """In parts of a column each with a seed of its own; what is said of the critic is about all of them."""
