@@ -166,7 +166,8 @@ def batch_of(arguments: list[str]) -> dict[str, Any]:
     config = configure(arguments)
     environment, piece, seed, pace = engines.open_graph(config), engines.compiler(config), tf.constant([1, 2]), tf.constant(1.0)
     learner = build.make_learner(config, environment.spaces)
-    state, few = initial_state(learner, seed), min(config.envs // 2, 64)
+    state = initial_state(learner, seed)
+    few = next(k for k in range(min(max(config.envs // 2, 1), 64), 0, -1) if config.envs % k == 0)
     collect = piece(rollout.make_collect(environment, learner, few, config.horizon))
     some = collect(state, rollout.start(environment, learner, few, seed), seed)[1]
 

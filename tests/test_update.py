@@ -321,6 +321,19 @@ def waited_for(op):
     return {*op.control_inputs, *(other for x in op.inputs for other in (*x.op.control_inputs, x.op))}
 
 
+@pytest.mark.parametrize(("samples", "kept"), [(36, 3), (35, 0)])
+def test_a_large_batch_keeps_no_more_factors_in_more_parts(samples, kept, rng, monkeypatch):
+    """Three parts of 12 where one was asked for: together they keep what one may, or nothing."""
+    made, state, t = prepare(rng, hidden="80,80", fisher_block=4, shards=1, cg_iterations=1)
+    numbers = 2 + 80 + 80 + 2 * 80 * 2  # what goes into each layer, and slopes for two combinations of outputs
+    calls, keep = [], gradients.keep_factors
+    monkeypatch.setattr(gradients, "KEPT_BYTES", 4 * samples * numbers)
+    monkeypatch.setattr(gradients, "keep_factors", lambda *given: calls.append(0) or keep(*given))
+    monkeypatch.setattr(update, "LARGE", 11)
+    make_update(made, lambda f: f)(state, t, SEED, FULL)
+    assert len(calls) == kept
+
+
 @every_variant
 def test_columns_are_read_as_if_they_were_alone(changes, rng):
     """In parts of a column each with a seed of its own; what is said of the critic is about all of them."""

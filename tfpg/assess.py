@@ -262,6 +262,11 @@ def lesson(learner: Learner, state: TrainState, seen: View, target_t: tf.Tensor)
     return Lesson(target, o_tp1 - o_t)
 
 
+def critic_judged(target_t: tf.Tensor, prediction_t: tf.Tensor, mask_t: tf.Tensor) -> Judged:
+    """How a critic's targets lie, and its errors."""
+    return Judged(moments(target_t, mask_t), moments(target_t - prediction_t, mask_t))
+
+
 def read(learner: Learner, state: TrainState, trajectory: Trajectory, seed: tf.Tensor) -> Reading:
     """What columns of a trajectory say, each by itself."""
     row = learner.algorithm
@@ -271,8 +276,7 @@ def read(learner: Learner, state: TrainState, trajectory: Trajectory, seed: tf.T
     fitted, completes = needs_critic(row), row.baseline == "value"
     unfitted_t = seen.t.reward if learner.model else estimate_t
     target_t = fitted_to(learner, seen, c, q, estimate_t) if fitted else unfitted_t
-    error_t = target_t - (c.q_t if fits_q(row) else c.v_t)
-    judged = Judged(moments(target_t, seen.mask), moments(error_t, seen.mask)) if fitted else ()
+    judged = critic_judged(target_t, c.q_t if fits_q(row) else c.v_t, seen.mask) if fitted else ()
     v_t, v_tp1 = c.v_t if completes and whole_episodes(row) else (), c.v_tp1 if completes and in_columns(row) else ()
     return Reading(estimate_t, lesson(learner, state, seen, target_t), v_t, v_tp1, judged)
 

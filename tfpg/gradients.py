@@ -101,7 +101,7 @@ def fisher_from_factors(policy: Policy, params: Nest, f: Factors, weight: tf.Ten
     return {**rest, policy.part: found} if policy.part else found
 
 
-KEPT_BYTES = 2**28
+KEPT_BYTES = 2**28  # of each of the parts that were asked for, however many a large batch has
 PASS = 50  # multiplications of a matrix product that take as long as one pass over a number in cache
 
 

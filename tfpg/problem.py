@@ -1,6 +1,7 @@
 """One batch as a problem in theta: the objective that is ascended, the divergence that is watched, and the Fisher product."""
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -8,10 +9,10 @@ import tensorflow as tf
 
 from tfpg import gradients, importance, off_policy, pathwise, returns, surrogates, trees
 from tfpg.algorithms import WEIGHTS, in_columns, whole_episodes
-from tfpg.blocks import in_blocks, over_blocks
+from tfpg.blocks import over_blocks
 from tfpg.learner import Learner, flat, see
 from tfpg.masks import inside
-from tfpg.types import Factors, Nest, Policy, Problem, TrainState, Trajectory
+from tfpg.types import Nest, Policy, Problem, TrainState, Trajectory
 
 
 class Batch(NamedTuple):
@@ -187,7 +188,8 @@ def policy_problem(learner: Learner, state: TrainState, batch: Batch, pace: tf.T
 
     def fisher() -> Callable[[tf.Tensor], tf.Tensor]:
         observation, weight = batch.observation[None], batch.share[None]
-        data = shared(policy, params, observation, lambda x: gradients.keep_factors(policy, params, x))
+        kept = gradients.worth_keeping(policy, params, weight.shape[1])
+        data = gradients.keep_factors(policy, params, observation) if kept else observation
         return lambda v: fisher_product(policy, params, data, weight, v)
 
     def outcome(theta: Nest) -> dict[str, tf.Tensor]:
@@ -207,12 +209,6 @@ def policy_problem(learner: Learner, state: TrainState, batch: Batch, pace: tf.T
     return Problem(objective, gradient, divergence, fisher, outcome, overlap, part)
 
 
-def shared(policy: Policy, params: Nest, blocks: Nest, keep: Callable[[Nest], Factors]) -> Nest:
-    """What the Fisher products of a batch share, in the form that is faster: its blocks [blocks, size, ...], or the factors of each."""
-    count, size = tf.nest.flatten(blocks)[0].shape[:2]
-    return keep(blocks) if gradients.worth_keeping(policy, params, count * size) else blocks
-
-
 def fisher_product(
     policy: Policy, params: Nest, data: Nest, weight: tf.Tensor, v: tf.Tensor, look: gradients.Look = gradients.as_is
 ) -> tf.Tensor:
@@ -220,21 +216,33 @@ def fisher_product(
     return trees.flatten(gradients.fisher_product(policy, params, data, weight, trees.unflatten(v, params), look))
 
 
-def shards(batch: Batch, count: int, block: int) -> list[Batch]:
-    """A batch of samples in `count` parts of neighbours, as equal as can be (of fewer samples, fewer parts), each in blocks.
+WIDE = 1024
+ALIGNED = 64
+"""Blocks of `WIDE` samples and more are multiples of so many: then parts begin where TensorFlow takes them as they are, without a copy."""
 
-    The last block is filled up with zeros, which are its weights there too. Outside of compiled programs, parts in equal blocks are no
-    copies: it is cut into blocks first, since TensorFlow copies rows unless each begins where a vector of numbers may.
+
+def shards(batch: Batch, count: int, block: int) -> list[Batch]:
+    """A batch of samples in `count` parts of neighbours, as equal as can be (of fewer samples, fewer parts), each in as many equal blocks.
+
+    The last part is filled up with zeros, which are its weights there too. Outside of compiled programs the others are no copies, if their
+    blocks are `WIDE`.
     """
     samples = batch.weight.shape[0]
-    count = min(count, samples)
-    blocks = -(-samples // (count * block))  # of each part
-    if samples % (count * blocks) == 0:
-        cut = in_blocks(batch, samples // (count * blocks))
-        return [tf.nest.map_structure(lambda x: x[i * blocks : (i + 1) * blocks], cut) for i in range(count)]  # noqa: B023
-    starts = [-(-samples * i // count) for i in range(count + 1)]
-    part = lambda i: tf.nest.map_structure(lambda x: x[starts[i] : starts[i + 1]], batch)  # noqa: E731
-    return [in_blocks(part(i), block) for i in range(count)]
+    blocks = -(-samples // (min(count, samples) * block))  # of each part
+    size = -(-samples // (min(count, samples) * blocks))
+    size = -(-size // ALIGNED) * ALIGNED if size >= WIDE else size
+    each = blocks * size
+
+    def part(first: int) -> Batch:
+        def leaf(x: tf.Tensor) -> tf.Tensor:
+            numbers = math.prod(x.shape[1:])
+            own = tf.reshape(x, [-1])[first * numbers : min(first + each, samples) * numbers]
+            missing = each * numbers - own.shape[0]  # numbers one after another: of rows TensorFlow always makes a copy
+            return tf.reshape(tf.pad(own, [[0, missing]]) if missing else own, [blocks, size, *x.shape[1:]])
+
+        return tf.nest.map_structure(leaf, batch)
+
+    return [part(first) for first in range(0, samples, each)]
 
 
 def side_by_side(
@@ -262,7 +270,9 @@ def side_by_side(
         look = lambda block: see(learner, state, *block)  # noqa: E731
         keep = piece(lambda blocks: gradients.keep_factors(policy, params, blocks, look))
         product = piece(lambda data, weight, v: fisher_product(policy, params, data, weight, v, look))
-        data = [shared(policy, params, (batch.observation, batch.mask), keep) for batch in parts]
+        kept = gradients.worth_keeping(policy, params, sum(batch.weight.shape.num_elements() for batch in parts) // learner.shards)
+        blocks = [(batch.observation, batch.mask) for batch in parts]
+        data = [keep(own) if kept else own for own in blocks]
         return lambda v: tf.add_n([product(x, batch.share, v) for x, batch in zip(data, parts, strict=True)])
 
     def nothing(_: Nest) -> Any:

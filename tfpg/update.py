@@ -2,8 +2,9 @@
 
     assess (normalise -> V -> psi -> baseline) -> improve the policy -> fit the critic -> take the batch into the statistics
 
-A large batch takes, beyond itself, psi and the critic's target of each sample, and the memory of a part: it is read column by column and
-forgotten as far as it has been read, and each program is about a part of it.
+A large batch is read in parts, where it has columns enough, and what is not needed further is forgotten. A natural gradient and the
+critic's minibatches are then made by programs about a part of it, so that an update takes, beyond the batch and psi and the critic's target
+of each sample, memory that does not depend on it. Rows that repeat or ascend see a batch whole.
 
 Statistics are taken in last, so that the policy that is improved is the policy that acted.
 """
@@ -54,7 +55,7 @@ def improve_policy(
     """
     batch = collected(learner, t, found.batch)
     if natural(learner.algorithm):
-        count = max(learner.shards, t.mask.shape.num_elements() // LARGE)
+        count = max(learner.shards, t.mask.shape.num_elements() // max(LARGE, learner.fisher_block))
         problem = side_by_side(learner, state, shards(batch, count, learner.fisher_block), pace, seed, piece)
     else:
         problem = policy_problem(learner, state, seen(learner, state, batch), pace, seed)

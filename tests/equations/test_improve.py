@@ -88,21 +88,28 @@ def test_parts_are_neighbours_as_equal_as_can_be_and_what_fills_them_up_weighs_n
     batch = tf.nest.map_structure(lambda x: x[:11], BATCH)._replace(psi=tf.range(1.0, 12.0))
     batch = batch._replace(weight=tf.ones([11]), share=tf.ones([11]))
     parts = shards(batch, 3, 3)
-    assert [part.psi.numpy().tolist() for part in parts] == [[[1, 2, 3], [4, 0, 0]], [[5, 6, 7], [8, 0, 0]], [[9, 10, 11]]]
-    assert [part.weight.numpy().tolist() for part in parts] == [[[1, 1, 1], [1, 0, 0]]] * 2 + [[[1, 1, 1]]]
-    assert [part.observation.shape for part in parts] == [(2, 3, 9), (2, 3, 9), (1, 3, 9)]
+    assert [part.psi.numpy().tolist() for part in parts] == [[[1, 2], [3, 4]], [[5, 6], [7, 8]], [[9, 10], [11, 0]]]
+    assert [part.weight.numpy().tolist() for part in parts] == [[[1, 1], [1, 1]]] * 2 + [[[1, 1], [1, 0]]]
+    assert [part.observation.shape for part in parts] == [(2, 2, 9)] * 3
     assert len(shards(batch, 40, 3)) == 11
 
 
-@pytest.mark.parametrize(("samples", "count", "block", "shapes"), [(640, 2, 100, [(4, 80)] * 2), (648, 3, 216, [(1, 216)] * 3)])
-def test_equal_parts_in_equal_blocks_are_no_copies(samples, count, block, shapes):
-    batch = tf.nest.map_structure(lambda x: x[:samples] + 0 if x.dtype != tf.bool else x[:samples], BATCH)
-    parts = shards(batch, count, block)
-    assert [part.psi.shape for part in parts] == shapes
-    for whole, *found in zip(tf.nest.flatten(batch), *map(tf.nest.flatten, parts), strict=True):
-        np.testing.assert_array_equal(np.concatenate([np.reshape(x, [-1, *whole.shape[1:]]) for x in found]), whole)
-        if whole.shape.rank == 2:
-            assert all(np.shares_memory(memoryview(x), memoryview(whole)) for x in found)
+CUTS = [(5000, 2, 10**6, (1, 2560)), (8000, 2, 4096, (1, 4032)), (9000, 3, 1500, (2, 1536)), (640, 2, 100, (4, 80)), (7, 9, 100, (1, 1))]
+
+
+@pytest.mark.parametrize(("samples", "count", "block", "shape"), CUTS)
+def test_parts_are_no_copies_but_for_the_last(samples, count, block, shape, rng):
+    """Of numbers of several sizes, whole rows of them and flags: neighbours stay neighbours, in parts of one shape."""
+    observation = (rng.normal(size=[samples, 3]).astype(np.float32), rng.normal(size=[samples, 2, 5]))
+    batch = Batch(tf.nest.map_structure(tf.constant, observation), psi=tf.range(samples), mask=tf.ones([samples], tf.bool))
+    parts = shards(batch._replace(weight=tf.ones([samples])), count, block)
+    assert len(parts) == min(count, samples)
+    for whole, *found in zip(tf.nest.flatten(batch), *(tf.nest.flatten(x._replace(weight=())) for x in parts), strict=True):
+        assert all(x.shape[:2] == shape for x in found)
+        joined = np.concatenate([np.reshape(x, [-1, *whole.shape[1:]]) for x in found])
+        np.testing.assert_array_equal(joined[:samples], whole)
+        assert not joined[samples:].any()
+        assert samples < 640 or all(np.shares_memory(memoryview(x), memoryview(whole)) for x in found[:-1])
 
 
 def change(result):
