@@ -97,6 +97,7 @@ def test_parts_are_neighbours_as_equal_as_can_be_and_what_fills_them_up_weighs_n
 CUTS = [(5000, 2, 10**6, (1, 2560)), (8000, 2, 4096, (1, 4032)), (9000, 3, 1500, (2, 1536)), (640, 2, 100, (4, 80)), (7, 9, 100, (1, 1))]
 
 
+@equation("PG-105")
 @pytest.mark.parametrize(("samples", "count", "block", "shape"), CUTS)
 def test_parts_are_no_copies_but_for_the_last(samples, count, block, shape, rng):
     """Of numbers of several sizes, whole rows of them and flags: neighbours stay neighbours, in parts of one shape."""
