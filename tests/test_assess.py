@@ -7,6 +7,7 @@ from learners import GAMMA, LAMBDA, STEPS, N, T, assert_equal, assessed, begun, 
 
 from tfpg import algorithms, assess, blocks, gradients, learner, trees
 from tfpg.learner import flat
+from tfpg.normalizers import Moments
 from tfpg.types import Policy
 
 CLOSE = {"rtol": 3e-4, "atol": 3e-5}  # float32 networks against float64 loops
@@ -399,3 +400,12 @@ def test_values_of_a_batch_larger_than_a_block_are_those_of_its_parts(critic, rn
     parts = [learner.values(made, state, *at(t))[0] for t in range(7)]
     np.testing.assert_allclose(found, parts, rtol=1e-5, atol=1e-6)
     assert np.ptp(found) > 1e-2
+
+
+@pytest.mark.parametrize(("mean", "wanted"), [(0.0, 0.75), (1e4, 0.0)])
+def test_targets_that_vary_by_round_off_alone_are_not_explained(mean, wanted):
+    """Around 10,000 a variance of 100 may be the round-off of sums of squares of 10^8."""
+    target, error = (Moments(*map(tf.constant, (m, v, 50.0))) for m, v in ((mean, 100.0), (3.0, 25.0)))
+    found = assess.metrics(assess.Judged(target, error))
+    assert float(found["explained_variance"]) == pytest.approx(wanted)
+    assert float(found["value_rmse"]) == pytest.approx(np.sqrt(25 + 9))
