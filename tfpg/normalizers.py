@@ -5,9 +5,12 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from tfpg.blocks import BLOCK, in_blocks, over_blocks
+from tfpg.blocks import in_blocks, over_blocks
 from tfpg.masks import inside
 from tfpg.types import Nest, Normalizer
+
+AT_ONCE = 2**16
+"""Samples that are summed at once: each loop over blocks takes longer to trace and to start than to add so many numbers."""
 
 
 class Moments(NamedTuple):
@@ -34,7 +37,7 @@ def merge(a: Moments, b: Moments) -> Moments:
 def moments(x: tf.Tensor, mask: tf.Tensor) -> Moments:
     """Mean and variance over the axes that mask [...] covers, of x [..., features]; what the mask hides is not read."""
     samples, features = mask.shape.num_elements(), x.shape[mask.shape.rank :]
-    blocks = in_blocks((tf.reshape(x, [samples, *features]), tf.reshape(mask, [samples])), BLOCK)
+    blocks = in_blocks((tf.reshape(x, [samples, *features]), tf.reshape(mask, [samples])), AT_ONCE)
     zero = tf.zeros(features, x.dtype)
 
     def total(of: Callable[[tf.Tensor, tf.Tensor], tf.Tensor], like: tf.Tensor) -> tf.Tensor:
