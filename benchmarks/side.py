@@ -193,7 +193,8 @@ def batch_of(arguments: list[str]) -> dict[str, Any]:
 
 def update(repeats: int, arguments: list[str]) -> dict[str, Any]:
     """Seconds of updates; memory of one is what it takes at its peak, once it has been compiled, on top of what the process holds and of
-    the batch: what was collected, and of each sample its advantage and what the critic is fitted to.
+    the batch: what was collected, and of each sample its advantage and what the critic is fitted to. With 0 repeats memory is all that is
+    measured, with an allocator that gives it back.
     """
     if not repeats:
         give_back()

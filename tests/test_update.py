@@ -288,12 +288,12 @@ def test_the_update_of_a_large_batch_is_the_update(name, minibatches, rng, monke
     made, t = made._replace(fisher_block=4), fill_padding(t, np.nan)
     piece = lambda f: tf.function(f, autograph=False)  # noqa: E731
     wanted = tf.function(make_update(made), autograph=False)(state, t, SEED, FULL)
-    read, monkeypatched = [], update.read
+    shapes, plain = [], update.read
     monkeypatch.setattr(update, "LARGE", 9)
     monkeypatch.setattr(blocks, "ALONE", 1)
-    monkeypatch.setattr(update, "read", lambda learner, state, t, seed: read.append(t.mask.shape) or monkeypatched(learner, state, t, seed))
+    monkeypatch.setattr(update, "read", lambda learner, state, t, seed: shapes.append(t.mask.shape) or plain(learner, state, t, seed))
     found = tf.function(make_update(made, piece), autograph=False)(state, t, SEED, FULL)
-    assert read == [(T, 1)]  # one program, for five columns
+    assert shapes == [(T, 1)]  # one program, for five columns
     tf.nest.assert_same_structure(found, wanted)
     for a, b in zip(tf.nest.flatten(found), tf.nest.flatten(wanted), strict=True):
         np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5)

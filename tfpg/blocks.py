@@ -51,6 +51,11 @@ def columns(x: Nest, start: tf.Tensor, count: int) -> Nest:
     return tf.nest.map_structure(leaf, x)
 
 
+def joined(parts: Sequence[Nest], axis: int) -> Nest:
+    """Nests of parts as one, whose leaves are theirs side by side."""
+    return tf.nest.map_structure(lambda *x: tf.concat(x, axis), *parts)
+
+
 def two_at_a_time(calls: Sequence[Callable[[], Nest]]) -> list[Nest]:
     """What calls of programs give, each of which begins when the last but one has ended: their memory is that of two."""
     found: list[Nest] = []

@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from tfpg import acting, trees
 from tfpg.algorithms import whole_episodes
-from tfpg.blocks import shared_out
+from tfpg.blocks import joined, shared_out
 from tfpg.envs.gym import VectorEnvironment
 from tfpg.errors import EnvironmentFault
 from tfpg.learner import Learner, act, flat, no_memory, perceive
@@ -148,8 +148,7 @@ def make_collect(
         seeds = tf.unstack(tf.random.experimental.stateless_split(seed, parts)) if parts > 1 else [seed]
         own = lambda i: tf.nest.map_structure(lambda x: x[i * each : (i + 1) * each], carry)  # noqa: E731
         carries, trajectories, tallies = zip(*[part(state, own(i), seeds[i]) for i in range(parts)], strict=True)
-        joined = lambda axis, found: tf.nest.map_structure(lambda *x: tf.concat(x, axis), *found)  # noqa: E731
-        return joined(0, carries), joined(1, trajectories), told(*tallies)
+        return joined(carries, 0), joined(trajectories, 1), told(*tallies)
 
     return collect
 

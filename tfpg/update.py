@@ -18,7 +18,7 @@ import tensorflow as tf
 from tfpg import critics, minibatches, surrogates, trees
 from tfpg.algorithms import natural, needs_critic
 from tfpg.assess import Assessment, Judged, Lesson, Reading, assess, conclude, read
-from tfpg.blocks import columns, shared_out, two_at_a_time
+from tfpg.blocks import columns, joined, shared_out, two_at_a_time
 from tfpg.fit import fit_critic, fit_model
 from tfpg.improve import IMPROVEMENTS
 from tfpg.learner import Learner, critic_sees, flat, see
@@ -32,7 +32,7 @@ Metrics = dict[str, tf.Tensor]
 
 
 LARGE = 2**18
-"""Samples that are worth a program of their own, whatever else there is: it keeps memory for each turn of its loops until it ends."""
+"""Samples that are worth a program of their own, however many cores there are: a program keeps memory for each turn of its loops."""
 
 Piece = Callable[[Callable[..., Any]], Callable[..., Any]]
 """Makes a program of a function."""
@@ -118,9 +118,8 @@ def read_in_parts(look: Callable[..., Reading], state: TrainState, t: Trajectory
     count, seeds = t.mask.shape[1] // parts, tf.unstack(tf.random.experimental.stateless_split(seed, parts))
     found = two_at_a_time([functools.partial(look, state, t, tf.constant(i * count), count, seeds[i]) for i in range(parts)])
     judged = [functools.reduce(merge, each) for each in zip(*[part.judged for part in found], strict=True)]
-    side_by_side = [part._replace(judged=()) for part in found]
-    joined = tf.nest.map_structure(lambda *x: tf.concat(x, 1), *side_by_side)
-    return joined._replace(judged=Judged(*judged) if judged else ())
+    side_by_side = joined([part._replace(judged=()) for part in found], 1)
+    return side_by_side._replace(judged=Judged(*judged) if judged else ())
 
 
 def remains(t: Trajectory) -> Trajectory:
@@ -174,7 +173,8 @@ def make_update(
     def update(state: TrainState, trajectory: Trajectory, seed: tf.Tensor, pace: tf.Tensor) -> tuple[TrainState, Metrics]:
         seeds = tf.random.experimental.stateless_split(at_once(seed), 3)
         samples = trajectory.mask.shape.num_elements()
-        parts = shared_out(trajectory.mask.shape[1], 1) if samples >= LARGE else 1
+        large = samples >= LARGE
+        parts = shared_out(trajectory.mask.shape[1], 1) if large else 1
         if parts == 1:
             found = whole(state, trajectory, seeds[0])
         else:
@@ -189,7 +189,7 @@ def make_update(
         if learner.algorithm.surrogate == "kl_penalised":
             metrics["penalty"] = new.penalty
         if needs_critic(learner.algorithm):
-            fit = by_step if samples >= LARGE else critic
+            fit = by_step if large else critic
             fitted = fit(state, t, found.lesson, order)  # waits for the batch alone, not for the policy
             new = new._replace(value=fitted.value, value_optimizer=fitted.value_optimizer, targets=fitted.targets)
         new, sound = last(state, new, t, found.lesson.target)
