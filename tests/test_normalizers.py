@@ -67,8 +67,9 @@ def test_moments_are_those_of_the_visible_samples(mode, rng, shape):
 @pytest.mark.parametrize("shape", SHAPES)
 def test_moments_of_many_samples_are_those_of_all_at_once(mode, rng, shape):
     """Two blocks and a part of one, of which a third is hidden."""
-    x = samples(rng, shape, 3 * 1709).reshape([1709, 3, *shape])
-    mask = rng.uniform(size=[1709, 3]) < 2 / 3
+    rows = 5 * normalizers.AT_ONCE // 6 + 1
+    x = samples(rng, shape, 3 * rows).reshape([rows, 3, *shape])
+    mask = rng.uniform(size=[rows, 3]) < 2 / 3
     visible = x[mask]
     x[~mask] = np.nan
     assert_moments(mode(normalizers.moments)(tf.constant(x), tf.constant(mask)), population(visible))
