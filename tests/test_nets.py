@@ -1,6 +1,7 @@
 """Networks against a forward pass in NumPy, and the law of their initial weights."""
 
 import itertools
+import re
 
 import numpy as np
 import pytest
@@ -84,6 +85,70 @@ def test_mlp_maps_the_last_axis_of_any_batch(rng, sizes):
     params, x = random_like(net.init(SEED), rng), rng.normal(size=[2, 3, 4, 3])
     np.testing.assert_allclose(net.apply(params, tf.constant(x)), forward(kernels_and_biases(params), x, "tanh"), rtol=1e-11)
     np.testing.assert_allclose(net.apply(params, tf.constant(x[0])), net.apply(params, tf.constant(x))[0], rtol=1e-13)
+
+
+# The same by features
+
+
+@pytest.mark.parametrize("outputs", [1, 2])
+@pytest.mark.parametrize("activation", sorted(nets.ACTIVATIONS))
+def test_by_features_a_network_is_the_same_function_with_the_same_slopes(mode, rng, activation, outputs):
+    """Values by hand; slopes along weights and inputs by finite differences."""
+    net = nets.mlp([3, 5, 4, outputs], activation, dtype=tf.float64)
+    params, x, c, h = random_like(net.init(SEED), rng), rng.normal(size=[6, 3]), rng.normal(size=[6, outputs]), 1e-6
+
+    def both(params, x):
+        with tf.GradientTape() as tape:
+            tape.watch((params, x))
+            y = net.by_features(params, x)
+            total = tf.reduce_sum(c * y)
+        return y, tape.gradient(total, (params, x))
+
+    y, slopes = mode(both)(params, tf.constant(x))
+    np.testing.assert_allclose(y, forward(kernels_and_biases(params), x, activation), rtol=1e-11, atol=1e-14)
+    arrays, found = [np.array(leaf) for leaf in tf.nest.flatten((params, x))], tf.nest.flatten(slopes)
+    for leaf, slope in zip(arrays, found, strict=True):
+        for at in np.ndindex(leaf.shape):
+            sides = []
+            for step in (h, -h):
+                leaf[at] += step
+                w, moved = tf.nest.pack_sequence_as((params, x), arrays)
+                sides.append((c * forward(kernels_and_biases(w), moved, activation)).sum())
+                leaf[at] -= step
+            np.testing.assert_allclose(slope.numpy()[at], (sides[0] - sides[1]) / (2 * h), rtol=1e-6, atol=1e-8)
+
+
+def test_who_asks_for_gradients_has_many_samples_by_features(rng, monkeypatch):
+    """Many, in one row each; where hidden layers multiply more than the first one; and never a network that nobody knows the inside of."""
+    monkeypatch.setattr(nets, "MANY", 6)
+    calls, net = [], nets.mlp(SIZES, dtype=tf.float64)
+    watched = nets.for_gradients(net._replace(by_features=lambda *given: calls.append(0) or net.by_features(*given)))
+    params, x = random_like(net.init(SEED), rng), tf.constant(rng.normal(size=[6, 3]))
+    for rows, by in ((x, 1), (x[:5], 0), (tf.reshape(x, [2, 3, 3]), 0)):
+        calls.clear()
+        np.testing.assert_allclose(watched.apply(params, rows), net.apply(params, rows), rtol=1e-12)
+        assert len(calls) == by
+    signature = [tf.nest.map_structure(tf.TensorSpec.from_tensor, params), tf.TensorSpec([None, 3], x.dtype)]
+    np.testing.assert_allclose(tf.function(watched.apply, input_signature=signature)(params, x), net.apply(params, x), rtol=1e-12)
+    assert not calls
+    others = [nets.mlp([3, 5, 1]), nets.mlp([5, 5, 5, 1]), nets.mlp(SIZES, first=lambda x, w: x @ w), nets.keras_mlp(SIZES)]
+    assert all(nets.for_gradients(other) is other for other in others)
+
+
+def test_by_features_a_compiled_gradient_multiplies_from_the_left_by_nothing_transposed(rng):
+    """XLA copies the left side of such a product first. Vectors, which are never copied, may lie as they do."""
+    net = nets.mlp([4, 64, 64, 1])
+    params, x = random_like(net.init(SEED), rng, tf.float32), tf.constant(rng.normal(size=[2048, 4]), tf.float32)
+
+    def lying(apply):
+        slope = tf.function(lambda w, x: gradients.gradient(lambda w: tf.reduce_sum(apply(w, x) ** 2), w)[1], jit_compile=True)
+        program = slope.experimental_get_compiler_ir(params, x)(stage="optimized_hlo")
+        products = re.findall(r"f32\[\d+,\d+\]\S* dot\(.*lhs_contracting_dims=\{(\d)\}", program)
+        assert len(products) >= 5
+        return products.count("0")
+
+    assert lying(net.apply) > 0
+    assert lying(nets.for_gradients(net).apply) == 0
 
 
 def test_mlp_starts_with_orthogonal_kernels_and_zero_biases():

@@ -325,7 +325,7 @@ def waited_for(op):
 def test_a_large_batch_keeps_no_more_factors_in_more_parts(samples, kept, rng, monkeypatch):
     """Three parts of 12 where one was asked for: together they keep what one may, or nothing."""
     made, state, t = prepare(rng, hidden="80,80", fisher_block=4, shards=1, cg_iterations=1)
-    numbers = 2 + 80 + 80 + 2 * 80 * 2  # what goes into each layer, and slopes for two combinations of outputs
+    numbers = 2 + 80 + 80 + 3 + 81 + 2 * 80 * 2  # inputs of each layer, again with ones of all but the last, slopes for two combinations
     calls, keep = [], gradients.keep_factors
     monkeypatch.setattr(gradients, "KEPT_BYTES", 4 * samples * numbers)
     monkeypatch.setattr(gradients, "keep_factors", lambda *given: calls.append(0) or keep(*given))

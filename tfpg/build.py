@@ -78,9 +78,9 @@ def make_value(config: Config, spaces: Spaces, memory: int) -> Value:
     """V(o), or Q of what the row's critic needs; it sees what a recurrent policy remembers, as data. Raises: UsageError."""
     row, shape = config.row(), spaces.observation_shape
     if not (needs_critic(row) and fits_q(row)):
-        return values.state_value(make_net(config, shape, memory, 1, 1.0, recurrent=False))
+        return values.state_value(nets.for_gradients(make_net(config, shape, memory, 1, 1.0, recurrent=False)))
     if spaces.actions:
-        return values.action_values(make_net(config, shape, 0, spaces.actions, 1.0))
+        return values.action_values(nets.for_gradients(make_net(config, shape, 0, spaces.actions, 1.0)))
     if spaces.choices or row.psi != "q" or row.critic == "q_learning":
         real = "" if spaces.choices else "--psi=q with --critic=sarsa takes real actions, and "
         raise UsageError(

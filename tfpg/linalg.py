@@ -70,10 +70,11 @@ def column_sums(x: tf.Tensor) -> tf.Tensor:
 def few_by_many(u: tf.Tensor, h: tf.Tensor) -> tf.Tensor:
     """u^T h for u of few columns: [M, R], [M, H] -> [R, H].
 
-    A single column is taken twice: XLA computes a product with one short vector number by number, and one of two rows as a product.
+    They are taken twice: XLA computes a product with one short vector number by number, and one of two rows or more as a product; and
+    rows put together are an array of their own, where a transposed left side would have the product done by a slower library.
     """
-    pair = tf.concat([u, u], axis=1) if u.shape[1] == 1 else u
-    return tf.matmul(pair, h, transpose_a=True)[: u.shape[1]]
+    rows = tf.transpose(u)
+    return tf.matmul(tf.concat([rows, rows], axis=0), h)[: u.shape[1]]
 
 
 def identity(matrix: tf.Tensor) -> tf.Tensor:

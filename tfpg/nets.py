@@ -36,6 +36,46 @@ def linear(layer: dict[str, tf.Tensor], x: tf.Tensor) -> tf.Tensor:
     return x @ layer["kernel"] + layer["bias"]
 
 
+WithGradient = tuple[tf.Tensor, Callable[..., tuple[tf.Tensor, ...]]]
+MANY = 1024  # samples from which on features are faster
+
+
+def turned(x: tf.Tensor) -> tf.Tensor:
+    """x^T as an array of its own.
+
+    XLA takes a transposed operand as it lies. If that is the left side of a product, another library multiplies, which copies it first.
+    """
+    return tf.matmul(tf.eye(x.shape[1], dtype=x.dtype), x, transpose_b=True)
+
+
+@tf.custom_gradient
+def affine(kernel: tf.Tensor, bias: tf.Tensor, h: tf.Tensor) -> WithGradient:
+    """W^T h + b by features: [in, M] -> [out, M]. What multiplies from the left lies as it is needed, here and in the gradient."""
+
+    def gradient(e: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        return tf.matmul(h, e, transpose_b=True), linalg.row_sums(e), kernel @ e
+
+    return turned(kernel) @ h + bias[:, None], gradient
+
+
+@tf.custom_gradient
+def affine_of_samples(kernel: tf.Tensor, bias: tf.Tensor, x: tf.Tensor) -> WithGradient:
+    """(x W + b)^T, where features begin: [M, in] -> [out, M], likewise."""
+
+    def gradient(e: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        return turned(e @ x), linalg.row_sums(e), tf.matmul(e, kernel, transpose_a=True, transpose_b=True)
+
+    return tf.matmul(turned(kernel), x, transpose_b=True) + bias[:, None], gradient
+
+
+def for_gradients(net: Net) -> Net:
+    """The same function for whoever asks it for values and gradients alone, not for tangents, J v: many samples go by features."""
+    by_features = net.by_features
+    if by_features is None:
+        return net
+    return net._replace(apply=lambda w, x: (by_features if x.shape.rank == 2 and (x.shape[0] or 0) >= MANY else net.apply)(w, x))
+
+
 def mlp(
     sizes: Sequence[int],
     activation: str = "tanh",
@@ -63,6 +103,13 @@ def mlp(
             x = linear(layer, squash(x))
         return x
 
+    def by_features(params: Nest, x: tf.Tensor) -> tf.Tensor:
+        below, *above = params
+        h = affine_of_samples(below["kernel"], below["bias"], x)
+        for layer in above:
+            h = affine(layer["kernel"], layer["bias"], squash(h))
+        return tf.transpose(h)
+
     def factors(params: Nest, x: tf.Tensor, c: tf.Tensor) -> Factors:
         below, *above = params
         inputs, bends, z = [x], [], linear(below, x)
@@ -78,7 +125,10 @@ def mlp(
             slopes.insert(0, slope)
         return Factors(z, tuple(inputs), tuple(slopes), c)
 
-    return Net(init, apply, factors=factors if first is tf.matmul else None)
+    if first is not tf.matmul:
+        return Net(init, apply)
+    between = sum(n * m for n, m in shapes[1:-1])  # multiplications between hidden layers, which is where features are faster
+    return Net(init, apply, factors=factors, by_features=by_features if between > sizes[0] * sizes[1] else None)
 
 
 def forward(f: Factors, v: Nest) -> tf.Tensor:
@@ -88,16 +138,24 @@ def forward(f: Factors, v: Nest) -> tf.Tensor:
     return tf.add_n([*along, h @ (last["kernel"] @ c) + last["bias"][None] @ c])
 
 
+def to_keep(f: Factors) -> Factors:
+    """Factors for many products: with what multiplies from the left, (h_l 1)^T, as it is needed there."""
+    return f._replace(columns=tuple(tf.concat([tf.transpose(h), tf.ones([1, h.shape[0]], h.dtype)], axis=0) for h in f.inputs[:-1]))
+
+
 def back(f: Factors, u: tf.Tensor) -> Nest:
     """J^T u = sum_m sum_r u_mr d(c_r . y_m)/dw   (PG-105). Args: u [M, R]. Returns: a nest like the network's parameters."""
     (*inputs, h), c = f.inputs, f.combinations
 
-    def layer(x: tf.Tensor, slope: tf.Tensor) -> dict[str, tf.Tensor]:
+    def layer(x: tf.Tensor, slope: tf.Tensor, columns: tf.Tensor | None) -> dict[str, tf.Tensor]:
         e = tf.reduce_sum(tf.transpose(u)[..., None] * slope, axis=0)
-        return {"kernel": tf.matmul(x, e, transpose_a=True), "bias": linalg.column_sums(e)}
+        if columns is None:
+            return {"kernel": tf.matmul(x, e, transpose_a=True), "bias": linalg.column_sums(e)}
+        both = columns @ e
+        return {"kernel": both[:-1], "bias": both[-1]}
 
     last = {"kernel": tf.transpose(c @ linalg.few_by_many(u, h)), "bias": tf.linalg.matvec(c, linalg.column_sums(u))}
-    return (*(layer(x, slope) for x, slope in zip(inputs, f.slopes, strict=True)), last)
+    return (*map(layer, inputs, f.slopes, f.columns or [None] * len(inputs)), last)
 
 
 def gru_cell(recurrent: tf.Tensor, drive: tf.Tensor, h: tf.Tensor) -> tf.Tensor:

@@ -108,12 +108,14 @@ class Factors(NamedTuple):
     inputs: tuple[tf.Tensor, ...]  # h_l [M, in_l]
     slopes: tuple[tf.Tensor, ...]  # d(c_r . y)/dz_l [R, M, out_l] of all layers but the last
     combinations: tf.Tensor  # c [K, R]
+    columns: tuple[tf.Tensor, ...] = ()  # (h_l 1)^T [in_l + 1, M] of all layers but the last, if they serve many products
 
 
 class Net(NamedTuple):
     """A function of explicit parameters: `init(seed [2]) -> w`, `apply(w, x [B, ..., D]) -> [B, ..., K]`.
 
-    One whose parameters are a tuple of {'kernel', 'bias'} may give `factors(w, x [M, D], c [K, R])` of its Jacobian.
+    One whose parameters are a tuple of {'kernel', 'bias'} may give `factors(w, x [M, D], c [K, R])` of its Jacobian. Where it is faster for
+    many samples, `by_features(w, x [M, D])` is the same as apply, with activations [features, M]; it is meant for gradients, not tangents.
 
     A recurrent network carries `memory` numbers h from step to step. `step(w, x [N, D], h [N, H]) -> [N, K], h` is one step, for acting;
     `apply(w, (x_t [T, N, D], first_t [T, N] bool, h [1, N, H])) -> [T, N, K]` is all of them in a row. It begins with h, which is data (no
@@ -125,6 +127,7 @@ class Net(NamedTuple):
     step: Callable[[Nest, tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]] | None = None  # None: feed-forward
     memory: int = 0  # H
     factors: Callable[[Nest, tf.Tensor, tf.Tensor], Factors] | None = None
+    by_features: Callable[[Nest, tf.Tensor], tf.Tensor] | None = None
 
 
 class Optimizer(NamedTuple):

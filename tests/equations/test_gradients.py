@@ -374,13 +374,14 @@ def test_factors_are_the_jacobian_of_a_network_with_several_layers(mode, activat
 
     def everything(params, x, v, u):
         f = net.factors(params, x, tf.constant(c))
-        return f.output, nets.forward(f, v), nets.back(f, u)
+        return f.output, nets.forward(f, v), nets.back(f, u), nets.back(nets.to_keep(f), u)
 
-    y, forward, back = mode(everything)(params, tf.constant(x), v, tf.constant(u))
+    y, forward, back, kept = mode(everything)(params, tf.constant(x), v, tf.constant(u))
     np.testing.assert_allclose(y, outputs(theta), rtol=1e-12)
     np.testing.assert_allclose(forward, np.einsum("kr,mkp,p->mr", c, jacobian, flat(v)), rtol=1e-6, atol=1e-8)
-    np.testing.assert_allclose(flat(back), np.einsum("mkp,kr,mr->p", jacobian, c, u), rtol=1e-6, atol=1e-8)
-    tf.nest.assert_same_structure(back, params)
+    for found in (back, kept):
+        np.testing.assert_allclose(flat(found), np.einsum("mkp,kr,mr->p", jacobian, c, u), rtol=1e-6, atol=1e-8)
+        tf.nest.assert_same_structure(found, params)
 
 
 @equation("PG-105")
