@@ -12,6 +12,8 @@ from tfpg.errors import UsageError
 from tfpg.types import Factors, Nest, Net
 
 ACTIVATIONS = {"tanh": tf.tanh, "relu": tf.nn.relu, "elu": tf.nn.elu, "swish": tf.nn.swish}
+MANY = 1024  # samples from which on features are faster
+WithGradient = tuple[tf.Tensor, Callable[..., tuple[tf.Tensor, ...]]]
 
 
 def orthogonal(shape: Sequence[int], gain: float, seed: tf.Tensor, dtype: tf.DType = tf.float32) -> tf.Tensor:
@@ -34,10 +36,6 @@ def dense(shape: Sequence[int], gain: float, seed: tf.Tensor, dtype: tf.DType) -
 def linear(layer: dict[str, tf.Tensor], x: tf.Tensor) -> tf.Tensor:
     """x W + b. Args: x [..., in]. Returns: [..., out]."""
     return x @ layer["kernel"] + layer["bias"]
-
-
-WithGradient = tuple[tf.Tensor, Callable[..., tuple[tf.Tensor, ...]]]
-MANY = 1024  # samples from which on features are faster
 
 
 def turned(x: tf.Tensor) -> tf.Tensor:
@@ -139,23 +137,23 @@ def forward(f: Factors, v: Nest) -> tf.Tensor:
 
 
 def to_keep(f: Factors) -> Factors:
-    """Factors for many products: with what multiplies from the left, (h_l 1)^T, as it is needed there."""
-    return f._replace(columns=tuple(tf.concat([tf.transpose(h), tf.ones([1, h.shape[0]], h.dtype)], axis=0) for h in f.inputs[:-1]))
+    """Factors for many products, with what multiplies from the left in `back`, (h_l 1)^T, as an array of its own."""
+    return f._replace(turned=tuple(tf.concat([tf.transpose(h), tf.ones([1, h.shape[0]], h.dtype)], axis=0) for h in f.inputs[:-1]))
 
 
 def back(f: Factors, u: tf.Tensor) -> Nest:
     """J^T u = sum_m sum_r u_mr d(c_r . y_m)/dw   (PG-105). Args: u [M, R]. Returns: a nest like the network's parameters."""
     (*inputs, h), c = f.inputs, f.combinations
 
-    def layer(x: tf.Tensor, slope: tf.Tensor, columns: tf.Tensor | None) -> dict[str, tf.Tensor]:
+    def layer(x: tf.Tensor, slope: tf.Tensor, left: tf.Tensor | None) -> dict[str, tf.Tensor]:
         e = tf.reduce_sum(tf.transpose(u)[..., None] * slope, axis=0)
-        if columns is None:
+        if left is None:
             return {"kernel": tf.matmul(x, e, transpose_a=True), "bias": linalg.column_sums(e)}
-        both = columns @ e
+        both = left @ e
         return {"kernel": both[:-1], "bias": both[-1]}
 
     last = {"kernel": tf.transpose(c @ linalg.few_by_many(u, h)), "bias": tf.linalg.matvec(c, linalg.column_sums(u))}
-    return (*map(layer, inputs, f.slopes, f.columns or [None] * len(inputs)), last)
+    return (*map(layer, inputs, f.slopes, f.turned or [None] * len(inputs)), last)
 
 
 def gru_cell(recurrent: tf.Tensor, drive: tf.Tensor, h: tf.Tensor) -> tf.Tensor:
