@@ -12,7 +12,7 @@ BIN := $(VENV)/bin/python
 PIP := $(BIN) -m pip install -q --disable-pip-version-check -c constraints.txt
 SUPPORTED := import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))
 
-.PHONY: help run test lint types check mutants faults bench-peers growth results deeprm equations table clean
+.PHONY: help run test lint types check mutants faults bench-peers growth roofline results deeprm equations table clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' Makefile
@@ -40,6 +40,9 @@ faults: $(VENV)/.test-installed  ## provoke what breaks and write docs/reliabili
 
 growth: $(VENV)/.run-installed  ## how an update grows with batch, network and iterations
 	$(BIN) benchmarks/growth.py $(ARGS)
+
+roofline: $(VENV)/.run-installed  ## how near the cases of bench-peers come to what the machine can do
+	$(BIN) benchmarks/roofline.py
 
 bench-peers: $(VENV)/.bench-installed $(PEERS)/.installed  ## measure speed beside the peers; QUICK=1 in a few minutes
 	$(BIN) benchmarks/bench_peers.py --peers=$(PEERS)/bin/python $(if $(QUICK),--quick) $(ARGS)

@@ -132,7 +132,13 @@ def test_who_asks_for_gradients_has_many_samples_by_features(rng, monkeypatch):
     signature = [tf.nest.map_structure(tf.TensorSpec.from_tensor, params), tf.TensorSpec([None, 3], x.dtype)]
     np.testing.assert_allclose(tf.function(watched.apply, input_signature=signature)(params, x), net.apply(params, x), rtol=1e-12)
     assert not calls
-    others = [nets.mlp([3, 5, 1]), nets.mlp([5, 5, 5, 1]), nets.mlp(SIZES, first=lambda x, w: x @ w), nets.keras_mlp(SIZES)]
+    others = [
+        nets.mlp([3, 5, 1]),
+        nets.mlp([5, 5, 5, 1]),
+        nets.mlp([3, 5, 512, 1]),
+        nets.mlp(SIZES, first=lambda x, w: x @ w),
+        nets.keras_mlp(SIZES),
+    ]
     assert all(nets.for_gradients(other) is other for other in others)
 
 

@@ -13,6 +13,7 @@ from tfpg.types import Factors, Nest, Net
 
 ACTIVATIONS = {"tanh": tf.tanh, "relu": tf.nn.relu, "elu": tf.nn.elu, "swish": tf.nn.swish}
 MANY = 1024  # samples from which on features are faster
+WIDE = 512  # numbers into a layer from which on copying them for a product is nothing beside it
 WithGradient = tuple[tf.Tensor, Callable[..., tuple[tf.Tensor, ...]]]
 
 
@@ -44,6 +45,11 @@ def turned(x: tf.Tensor) -> tf.Tensor:
     XLA takes a transposed operand as it lies. If that is the left side of a product, another library multiplies, which copies it first.
     """
     return tf.matmul(tf.eye(x.shape[1], dtype=x.dtype), x, transpose_b=True)
+
+
+def narrow(widths: Sequence[int]) -> bool:
+    """Whether it matters how what goes into a product lies, which [M, width] of a layer does."""
+    return max(widths, default=WIDE) < WIDE
 
 
 @tf.custom_gradient
@@ -126,7 +132,8 @@ def mlp(
     if first is not tf.matmul:
         return Net(init, apply)
     between = sum(n * m for n, m in shapes[1:-1])  # multiplications between hidden layers, which is where features are faster
-    return Net(init, apply, factors=factors, by_features=by_features if between > sizes[0] * sizes[1] else None)
+    faster = between > sizes[0] * sizes[1] and narrow(sizes[:-1])
+    return Net(init, apply, factors=factors, by_features=by_features if faster else None)
 
 
 def forward(f: Factors, v: Nest) -> tf.Tensor:
@@ -137,8 +144,11 @@ def forward(f: Factors, v: Nest) -> tf.Tensor:
 
 
 def to_keep(f: Factors) -> Factors:
-    """Factors for many products, with what multiplies from the left in `back`, (h_l 1)^T, as an array of its own."""
-    return f._replace(turned=tuple(tf.concat([tf.transpose(h), tf.ones([1, h.shape[0]], h.dtype)], axis=0) for h in f.inputs[:-1]))
+    """Factors for many products, of narrow layers with what multiplies from the left in `back`, (h_l 1)^T, as an array of its own."""
+    below = f.inputs[:-1]
+    if not narrow([h.shape[-1] for h in below]):
+        return f
+    return f._replace(turned=tuple(tf.concat([tf.transpose(h), tf.ones([1, h.shape[0]], h.dtype)], axis=0) for h in below))
 
 
 def back(f: Factors, u: tf.Tensor) -> Nest:

@@ -108,7 +108,7 @@ class Factors(NamedTuple):
     inputs: tuple[tf.Tensor, ...]  # h_l [M, in_l]
     slopes: tuple[tf.Tensor, ...]  # d(c_r . y)/dz_l [R, M, out_l] of all layers but the last
     combinations: tf.Tensor  # c [K, R]
-    turned: tuple[tf.Tensor, ...] = ()  # (h_l 1)^T [in_l + 1, M] of all layers but the last, if they serve many products
+    turned: tuple[tf.Tensor, ...] = ()  # (h_l 1)^T [in_l + 1, M] of all layers but the last, for many products of narrow layers
 
 
 class Net(NamedTuple):

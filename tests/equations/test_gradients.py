@@ -304,6 +304,27 @@ def by_blocks(policy, params, observation, weight, block, keep, v):
 
 
 @equation("PG-105")
+@pytest.mark.parametrize("block", [4, 6])
+@pytest.mark.parametrize("wide", [2, 5, 6])
+def test_factors_of_wide_layers_are_kept_as_they_are(mode, rng, wide, block, monkeypatch):
+    """Layers that take 2 and 5 numbers; what is kept of them is what memory was counted for."""
+    monkeypatch.setattr(nets, "WIDE", wide)
+    policy = policies.categorical(nets.mlp([2, 5, 4, 2], dtype=tf.float64), 2, dtype=tf.float64)
+    params, v = (random_like(policy.init(SEED), rng) for _ in range(2))
+    observation, weight = tf.constant(rng.normal(size=[SAMPLES, 2])), tf.constant(WEIGHT)
+    expected = gradients.fisher_vector_product(policy, params, observation, weight, v)
+    found = mode(lambda v: by_blocks(policy, params, observation, weight, block, True, v))(v)
+    np.testing.assert_allclose(flat(found), flat(expected), rtol=1e-11, atol=1e-14)
+    factors = gradients.keep_factors(policy, params, observation[None])
+    assert [h.shape[1:] for h in factors.turned] == ([[3, SAMPLES], [6, SAMPLES]] if wide == 6 else [])
+    kept = 2 + 5 + 4 + 5 + 4 + sum(h.shape[1] for h in factors.turned)
+    for room, fits in ((kept, True), (kept - 1, False)):
+        monkeypatch.setattr(gradients, "KEPT_BYTES", 4 * SAMPLES * room)
+        monkeypatch.setattr(gradients, "PASS", 0)
+        assert gradients.worth_keeping(policy, params, SAMPLES) == fits
+
+
+@equation("PG-105")
 @pytest.mark.parametrize("keep", [False, True])
 @pytest.mark.parametrize("block", [1, 3, 5, 6, 11])
 def test_blocks_of_any_size_give_the_whole_product(mode, case, block, keep):
