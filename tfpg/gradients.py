@@ -119,8 +119,8 @@ def worth_keeping(policy: Policy, params: Nest, samples: int) -> bool:
         return False
     kernels = [layer["kernel"].shape for layer in own_part(policy, params)]
     products, widths = sum(n * m for n, m in kernels), sum(m for _, m in kernels[:-1])
-    below = [n for n, _ in kernels[:-1]]
-    numbers = sum(n for n, _ in kernels) + (sum(below) + len(below) if nets.narrow(below) else 0) + rows * widths
+    inputs = [n for n, _ in kernels]
+    numbers = sum(inputs) + sum(nets.kept_turned(inputs)) + rows * widths
     return PASS * rows * widths < 3 * products and 4 * samples * numbers <= KEPT_BYTES
 
 
@@ -151,7 +151,7 @@ def keep_factors(policy: Policy, params: Nest, blocks: Nest, look: Look = as_is)
     of = lambda block: nets.to_keep(net.factors(w, look(block), c))  # noqa: E731
     if tf.nest.flatten(blocks)[0].shape[0] == 1:
         return tf.nest.map_structure(lambda x: x[None], of(tf.nest.map_structure(lambda x: x[0], blocks)))
-    turned = (0,) * (len(w) - 1) if nets.narrow([layer["kernel"].shape[0] for layer in w[:-1]]) else ()
+    turned = (0,) * len(nets.kept_turned([layer["kernel"].shape[0] for layer in w]))
     types = tf.nest.map_structure(lambda _: dtype, Factors(0, (0,) * len(w), (0,) * (len(w) - 1), 0, turned))
     return tf.map_fn(of, blocks, fn_output_signature=types)
 

@@ -143,11 +143,15 @@ def forward(f: Factors, v: Nest) -> tf.Tensor:
     return tf.add_n([*along, h @ (last["kernel"] @ c) + last["bias"][None] @ c])
 
 
+def kept_turned(inputs: Sequence[int]) -> list[int]:
+    """Rows of each (h_l 1)^T that is kept for many products, by the numbers that go into each layer: of narrow ones, all but the last."""
+    below = inputs[:-1]
+    return [n + 1 for n in below] if narrow(below) else []
+
+
 def to_keep(f: Factors) -> Factors:
     """Factors for many products, of narrow layers with what multiplies from the left in `back`, (h_l 1)^T, as an array of its own."""
-    below = f.inputs[:-1]
-    if not narrow([h.shape[-1] for h in below]):
-        return f
+    below = f.inputs[: len(kept_turned([h.shape[-1] for h in f.inputs]))]
     return f._replace(turned=tuple(tf.concat([tf.transpose(h), tf.ones([1, h.shape[0]], h.dtype)], axis=0) for h in below))
 
 
