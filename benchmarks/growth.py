@@ -3,7 +3,7 @@
 Each size is measured by `side.py` in processes of its own: some of a batch of in-graph CartPole is made, the update of a batch of copies of
 it is made once to compile it, and then timed. All sizes of a kind take turns, ROUNDS times (those that differ in iterations more often, in
 one process), and medians count: a machine's speed changes meanwhile. What is divided by is what the work is proportional to: samples;
-samples times multiplications, one for each parameter, and for each hidden unit as many as a pass over its number costs (`gradients.PASS`);
+samples times multiplications, one for each parameter, and for each hidden unit as many as passes over its numbers take (PASS);
 and for the iterations, of which each adds one Fisher-vector product, the time they add. Memory is what an update takes at its peak on top
 of what the process holds before it and of the batch (what was collected, and of each sample its advantage and what the critic is fitted
 to), measured once, apart, with an allocator that gives back what is free. Writes docs/growth.json and docs/growth.png. Let nothing else run
@@ -24,7 +24,6 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from tfpg.files import write_text  # noqa: E402
-from tfpg.gradients import PASS  # noqa: E402
 
 Size = tuple[int, str, int]
 KINDS: dict[str, list[Size]] = {
@@ -33,6 +32,7 @@ KINDS: dict[str, list[Size]] = {
     "iterations": [(512, "64,64", iterations) for iterations in (5, 10, 20, 50)],
 }
 HORIZON, ROUNDS = 128, 3
+PASS = 50
 GIVING_BACK = {"TF_ONEDNN_USE_SYSTEM_ALLOCATOR": "1"}
 ONLY = flags.DEFINE_list("only", list(KINDS), f"what grows: {', '.join(KINDS)}")
 

@@ -67,14 +67,22 @@ def column_sums(x: tf.Tensor) -> tf.Tensor:
     return few_by_many(tf.ones([x.shape[0], 1], x.dtype), x)[0]
 
 
+def turned(x: tf.Tensor) -> tf.Tensor:
+    """x^T as an array of its own.
+
+    XLA takes a transposed operand as it lies. If that is the left side of a product, another library multiplies, which copies it first.
+    """
+    return tf.matmul(tf.eye(x.shape[1], dtype=x.dtype), x, transpose_b=True)
+
+
 def few_by_many(u: tf.Tensor, h: tf.Tensor) -> tf.Tensor:
     """u^T h for u of few columns: [M, R], [M, H] -> [R, H].
 
-    They are taken twice: XLA computes a product with one short vector number by number, and one of two rows or more as a product; and
-    rows put together are an array of their own, where a transposed left side would have the product done by a slower library.
+    A single one is taken twice: XLA computes a product with one short vector number by number, and one of two rows or more as a product;
+    and rows put together are an array of their own.
     """
-    rows = tf.transpose(u)
-    return tf.matmul(tf.concat([rows, rows], axis=0), h)[: u.shape[1]]
+    row = tf.transpose(u)
+    return tf.matmul(tf.concat([row, row], axis=0) if u.shape[1] == 1 else turned(u), h)[: u.shape[1]]
 
 
 def identity(matrix: tf.Tensor) -> tf.Tensor:

@@ -39,14 +39,6 @@ def linear(layer: dict[str, tf.Tensor], x: tf.Tensor) -> tf.Tensor:
     return x @ layer["kernel"] + layer["bias"]
 
 
-def turned(x: tf.Tensor) -> tf.Tensor:
-    """x^T as an array of its own.
-
-    XLA takes a transposed operand as it lies. If that is the left side of a product, another library multiplies, which copies it first.
-    """
-    return tf.matmul(tf.eye(x.shape[1], dtype=x.dtype), x, transpose_b=True)
-
-
 def narrow(widths: Sequence[int]) -> bool:
     """Whether it matters how what goes into a product lies, which [M, width] of a layer does."""
     return max(widths, default=WIDE) < WIDE
@@ -59,7 +51,7 @@ def affine(kernel: tf.Tensor, bias: tf.Tensor, h: tf.Tensor) -> WithGradient:
     def gradient(e: tf.Tensor) -> tuple[tf.Tensor, ...]:
         return tf.matmul(h, e, transpose_b=True), linalg.row_sums(e), kernel @ e
 
-    return turned(kernel) @ h + bias[:, None], gradient
+    return linalg.turned(kernel) @ h + bias[:, None], gradient
 
 
 @tf.custom_gradient
@@ -67,9 +59,9 @@ def affine_of_samples(kernel: tf.Tensor, bias: tf.Tensor, x: tf.Tensor) -> WithG
     """(x W + b)^T, where features begin: [M, in] -> [out, M], likewise."""
 
     def gradient(e: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        return turned(e @ x), linalg.row_sums(e), tf.matmul(e, kernel, transpose_a=True, transpose_b=True)
+        return linalg.turned(e @ x), linalg.row_sums(e), tf.matmul(e, kernel, transpose_a=True, transpose_b=True)
 
-    return tf.matmul(turned(kernel), x, transpose_b=True) + bias[:, None], gradient
+    return tf.matmul(linalg.turned(kernel), x, transpose_b=True) + bias[:, None], gradient
 
 
 def for_gradients(net: Net) -> Net:

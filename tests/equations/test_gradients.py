@@ -320,7 +320,6 @@ def test_factors_of_wide_layers_are_kept_as_they_are(mode, rng, wide, block, mon
     kept = 2 + 5 + 4 + 5 + 4 + sum(h.shape[1] for h in factors.turned)
     for room, fits in ((kept, True), (kept - 1, False)):
         monkeypatch.setattr(gradients, "KEPT_BYTES", 4 * SAMPLES * room)
-        monkeypatch.setattr(gradients, "PASS", 0)
         assert gradients.worth_keeping(policy, params, SAMPLES) == fits
 
 
@@ -419,15 +418,20 @@ def test_components_of_an_action_keep_their_factors_too(mode, rng):
 
 @equation("PG-105")
 def test_factors_are_kept_where_they_are_faster_and_fit():
-    """One output that matters: yes. Six, and narrow layers: no; wide ones: yes. Too many samples, or a network without factors: no."""
-    two = lambda hidden: policies.categorical(nets.mlp([4, *hidden, 2]), 2)  # noqa: E731
-    six = lambda hidden: policies.gaussian(nets.mlp([17, *hidden, 6]), [-1.0] * 6, [1.0] * 6)  # noqa: E731
+    """Up to four numbers that matter, whatever the width; not too many samples, nor a network without factors."""
+    discrete = lambda actions, width: policies.categorical(nets.mlp([4, width, width, actions]), actions)  # noqa: E731
+    real = lambda n, width: policies.gaussian(nets.mlp([17, width, width, n]), [-1.0] * n, [1.0] * n)  # noqa: E731
     kept = lambda policy, samples=2048: gradients.worth_keeping(policy, policy.init(SEED), samples)  # noqa: E731
-    assert kept(two([64, 64]))
-    assert not kept(six([64, 64]))
-    assert kept(six([256, 256]))
-    assert kept(two([64, 64]), 131_072)
-    assert not kept(two([64, 64]), 1_000_000)
+    for width in (16, 256):
+        assert kept(discrete(2, width))
+        assert kept(discrete(5, width))
+        assert not kept(discrete(6, width))
+        assert kept(real(1, width))
+        assert kept(real(4, width))
+        assert not kept(real(5, width))
+    assert kept(discrete(2, 64), 131_072)
+    assert not kept(discrete(2, 64), 1_000_000)
+    assert not kept(discrete(1, 64))
     assert not kept(policies.categorical(nets.keras_mlp([4, 64, 64, 2]), 2))
 
 
