@@ -116,9 +116,11 @@ def combined(policy: Policy, params: Nest) -> int:
 def worth_keeping(policy: Policy, params: Nest, samples: int) -> bool:
     """Whether factors make the product faster, in memory that does not grow with the batch: if not, each product begins anew."""
     rows = combined(policy, params)
-    inputs = [layer["kernel"].shape[0] for layer in own_part(policy, params)] if rows else []
+    if not 0 < rows <= FEW:
+        return False
+    inputs = [layer["kernel"].shape[0] for layer in own_part(policy, params)]
     numbers = sum(inputs) + sum(nets.kept_turned(inputs)) + rows * sum(inputs[1:])
-    return 0 < rows <= FEW and 4 * samples * numbers <= KEPT_BYTES
+    return 4 * samples * numbers <= KEPT_BYTES
 
 
 def fisher_of_single(policy: Policy, params: Nest, observation: tf.Tensor, weight: tf.Tensor, v: Nest) -> Nest:

@@ -81,8 +81,8 @@ def few_by_many(u: tf.Tensor, h: tf.Tensor) -> tf.Tensor:
     A single one is taken twice: XLA computes a product with one short vector number by number, and one of two rows or more as a product;
     and rows put together are an array of their own.
     """
-    row = tf.transpose(u)
-    return tf.matmul(tf.concat([row, row], axis=0) if u.shape[1] == 1 else turned(u), h)[: u.shape[1]]
+    rows = tf.concat(2 * [tf.transpose(u)], axis=0) if u.shape[1] == 1 else turned(u)
+    return tf.matmul(rows, h)[: u.shape[1]]
 
 
 def identity(matrix: tf.Tensor) -> tf.Tensor:
